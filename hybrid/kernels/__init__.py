@@ -1,0 +1,134 @@
+"""Three generations of linear attention, three kernels, and softmax attention beside them.
+
+Every linear mixer of the book is projections and gates around one of these:
+
+* `gated_scan`: a vector state, ``h_t = a_t * h_{t-1} + x_t`` (HGRN);
+* `gated_outer`: a matrix state with a decay, ``S_t = diag(a_t) S_{t-1} + k_t v_t^T`` (RetNet with
+  one decay a head, GLA and HGRN-2 with one a key channel);
+* `gated_delta`: the delta rule with a decay,
+  ``S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T`` (DeltaNet, Gated DeltaNet).
+
+Each has one signature and three bodies that agree: ``recurrent`` is the definition as a loop,
+``chunk`` is matrix products over chunks in plain PyTorch, ``fused`` is flash-linear-attention's
+Triton. ``backend="auto"`` takes ``fused`` on CUDA and ``chunk`` elsewhere. The state goes in and
+comes out of every kernel, so prefill, decoding and the pieces of a long text are one function.
+
+Shapes are written as the field writes them: B sequences, T tokens, H heads, K key channels and
+V value channels a head, D channels of a vector state. Decays are natural logarithms, at most 0.
+States and decays are computed in float32 whatever the type of the inputs (float64 stays float64).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from torch import Tensor
+
+from hybrid.kernels.attention import softmax_attention
+
+__all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
+
+BACKENDS = ("auto", "recurrent", "chunk", "fused")
+
+
+def _body(kernel: str, backend: str, x: Tensor):
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
+    if backend == "auto":
+        backend = "fused" if x.is_cuda else "chunk"
+    return getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
+
+
+def _check(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    for name, (tensor, shape) in shapes.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+
+
+def gated_scan(
+    x: Tensor, log_decay: Tensor, state: Tensor | None = None, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Scan a vector state: ``h_t = exp(log_decay_t) * h_{t-1} + x_t``, channel by channel.
+
+    Args:
+        x: [B, T, D], what is added at each step, its gate applied.
+        log_decay: [B, T, D], at most 0.
+        state: [B, D], h before the first step; None is zero.
+        backend: "auto", "recurrent", "chunk" or "fused".
+
+    Returns:
+        h at every step [B, T, D], in the type of x, and after the last step [B, D].
+
+    Source: HGRN (Qin et al., 2311.04823), eq. 1-4; 2507.06457, Table 1.
+    """
+    b, _, d = x.shape
+    _check(log_decay=(log_decay, tuple(x.shape)), state=(state, (b, d)))
+    return _body("gated_scan", backend, x)(x, log_decay, state)
+
+
+def gated_outer(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Write outer products into a decaying matrix: ``S_t = diag(a_t) S_{t-1} + k_t v_t^T``,
+    read ``o_t = scale * S_t^T q_t``, with ``a_t = exp(log_decay_t)``.
+
+    Args:
+        q, k: [B, T, H, K]; v: [B, T, H, V].
+        log_decay: [B, T, H] (one decay a head, as RetNet) or [B, T, H, K] (one a key channel, as
+            GLA and HGRN-2), at most 0.
+        state: [B, H, K, V], S before the first step; None is zero.
+        scale: of the queries; None is K ** -0.5.
+        backend: "auto", "recurrent", "chunk" or "fused".
+
+    Returns:
+        o [B, T, H, V], in the type of v, and S after the last step [B, H, K, V].
+
+    Source: GLA (Yang et al., 2312.06635), eq. 3; RetNet (Sun et al., 2307.08621), eq. 5.
+    """
+    b, t, h, width = q.shape
+    _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])))
+    _check(log_decay=(log_decay, (b, t, h, width) if log_decay.dim() == 4 else (b, t, h)))
+    _check(state=(state, (b, h, width, v.shape[-1])))
+    scale = width**-0.5 if scale is None else scale
+    return _body("gated_outer", backend, q)(q, k, v, log_decay, state, scale)
+
+
+def gated_delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None = None,
+    state: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Replace what a key holds: ``S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T``,
+    read ``o_t = scale * S_t^T q_t``, with ``a_t = exp(log_decay_t)`` and ``b_t = beta_t``.
+
+    Args:
+        q, k: [B, T, H, K]; keys of length at most 1 keep the state bounded. v: [B, T, H, V].
+        beta: [B, T, H], how much of the old value is replaced.
+        log_decay: [B, T, H], at most 0; None is no decay (DeltaNet).
+        state: [B, H, K, V], S before the first step; None is zero.
+        scale: of the queries; None is K ** -0.5.
+        backend: "auto", "recurrent", "chunk" or "fused".
+
+    Returns:
+        o [B, T, H, V], in the type of v, and S after the last step [B, H, K, V].
+
+    Source: DeltaNet (Yang et al., 2406.06484), eq. 4-5; Gated DeltaNet (Yang et al., 2412.06464), eq. 10.
+    """
+    b, t, h, width = q.shape
+    _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])), beta=(beta, (b, t, h)))
+    _check(log_decay=(log_decay, (b, t, h)), state=(state, (b, h, width, v.shape[-1])))
+    scale = width**-0.5 if scale is None else scale
+    return _body("gated_delta", backend, q)(q, k, v, beta, log_decay, state, scale)
