@@ -1,0 +1,127 @@
+"""The command line: `python -m hybrid COMMAND`. Every command is a thin call into the module."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def _train(args: argparse.Namespace) -> int:
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from hybrid.config import RunSpec
+    from hybrid.runs import train_one
+    from hybrid.training import fit
+
+    spec = RunSpec.from_dict(json.loads(Path(args.spec).read_text()))
+    spread = {"devices": args.devices, "num_nodes": args.num_nodes, "strategy": args.strategy}
+    result = train_one(spec, lambda spec, **kw: fit(spec, **spread, **kw), progress=not args.quiet)
+    if rank_zero_only.rank == 0:
+        print(f"{result.run_id}: {result.status} {result.message}".rstrip())
+    return 0 if result.status == "done" else 1
+
+
+def _runs(args: argparse.Namespace) -> int:
+    from hybrid.runs import collect
+    from hybrid.studies import study
+
+    frame = collect(
+        study(args.study, args.scale),
+        workers=args.workers,
+        minutes=args.minutes,
+        recompute=args.recompute,
+    )
+    shown = [c for c in ("run_id", "mixer", "layout", "seed", "lr", "status") if c in frame]
+    shown += [c for c in ("loss_bits_per_byte", "recall", "seconds", "stale") if c in frame]
+    print(frame[shown].to_string(index=False))
+    return 0
+
+
+def _specs(args: argparse.Namespace) -> int:
+    from hybrid.runs import write_specs
+    from hybrid.studies import study
+
+    for path in write_specs(study(args.study, args.scale), Path(args.folder)):
+        print(path)
+    return 0
+
+
+def _notebook(args: argparse.Namespace) -> int:
+    from hybrid import notebooks
+
+    source = Path(args.name)
+    if source.suffix != ".ipynb":
+        source = notebooks.SOURCES / f"{args.name}.ipynb"
+    destination = Path(args.out) if args.out else notebooks.CHAPTERS / source.name
+    notebooks.execute(source, destination, notebooks.parse_parameters(args.parameters))
+    print(destination)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from hybrid import status
+
+    print(status.write(Path(args.out)) if args.out else status.write())
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from hybrid import bench
+
+    bench.print_table(bench.bench_kernels(device=args.device, lengths=args.lengths, repeats=args.repeats))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; its help is the documentation of every command."""
+    top = argparse.ArgumentParser(prog="python -m hybrid", description="Hybrid linear attention, the book")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "train one spec and store its result")
+    train.add_argument("--spec", required=True, help="JSON file of a run spec")
+    train.add_argument("--devices", type=int, default=1, help="devices a node (default 1)")
+    train.add_argument("--num-nodes", type=int, default=1, help="nodes (default 1)")
+    train.add_argument("--strategy", default="auto", help="Lightning strategy: auto, ddp, fsdp, ...")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    runs = command("runs", _runs, "train what is missing of a study and print its table")
+    runs.add_argument("--workers", type=int, help="runs side by side (default: one a core, one a GPU)")
+    runs.add_argument("--minutes", type=float, help="start no new run after so many minutes")
+    runs.add_argument("--recompute", action="store_true", help="ignore stored results")
+    specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
+    specs.add_argument("--folder", required=True, help="where the files go")
+    for sub in (runs, specs):
+        sub.add_argument("--study", required=True, help="name of the study, such as recall")
+        sub.add_argument("--scale", default="laptop", help="smoke, laptop or gpu (default laptop)")
+
+    notebook = command("notebook", _notebook, "execute a chapter with parameters")
+    notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
+    notebook.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
+    notebook.add_argument("--out", help="executed copy (default: the book's generated chapters)")
+
+    command("status", _status, "write the status page").add_argument("--out", help="file to write")
+
+    bench = command("bench", _bench, "measure kernels beside their peers")
+    bench.add_argument("what", choices=["kernels"])
+    bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    bench.add_argument("--lengths", type=int, nargs="+", default=[256, 2048], help="tokens")
+    bench.add_argument("--repeats", type=int, default=5, help="timed repeats of each")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; wrong input ends with its message and exit status 2, not with a traceback."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,172 @@
+"""Which runs a chapter needs: the one scale dial, and a function a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.cost import match_parameters, parameters
+from hybrid.data.module import vocab_size
+from hybrid.layout import Layout
+
+SWEEP_SEED = 1000
+"""Learning rates are chosen on this seed, which no reported number uses."""
+SHIFT_WIDTH = 4
+"""Width of the short convolution that every mixer gets in the shift-matched arm, in tokens."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Everything the scale dial sets for the small language models of the studies."""
+
+    depth: int
+    """Blocks of a model."""
+    hidden_size: int
+    """Channels of the residual stream."""
+    heads: int
+    """Heads of every mixer with a matrix state, and of full attention."""
+    ratios: tuple[str, ...]
+    """Ratio labels that the depth can express, fewest full blocks first."""
+    task: TaskConfig
+    train: TrainConfig
+
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale(
+        depth=2,
+        hidden_size=32,
+        heads=2,
+        ratios=("pure", "2:1", "full"),
+        task=TaskConfig(
+            seq_len=32, pairs=(1, 2, 4), eval_pairs=(2, 4), eval_lengths=(32, 64), eval_sequences=16
+        ),
+        train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=3e-3),
+    ),
+    "laptop": Scale(
+        depth=6,
+        hidden_size=64,
+        heads=4,
+        ratios=("pure", "6:1", "3:1", "2:1", "full"),
+        task=TaskConfig(),
+        train=TrainConfig(steps=800, batch_size=32, lr=3e-3, warmup=80),
+    ),
+    "gpu": Scale(
+        depth=24,
+        hidden_size=256,
+        heads=4,
+        ratios=("pure", "24:1", "12:1", "6:1", "3:1", "full"),
+        task=TaskConfig(
+            seq_len=512,
+            pairs=(1, 2, 4, 8, 16, 32, 64),
+            eval_pairs=(16, 32, 64),
+            eval_lengths=(512, 1024, 2048),
+            recall_vocab=512,
+        ),
+        train=TrainConfig(steps=3000, batch_size=64, lr=1e-3, warmup=200),
+    ),
+}
+
+
+def scale(name: str) -> Scale:
+    """The scale of that name. Raises ``ValueError`` naming the allowed ones."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}; allowed: {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def model(size: Scale, mixer: str, layout: Layout) -> ModelConfig:
+    """A model of the shift-matched arm: every mixer, full attention included, gets the same short
+    convolution, matrix states have the same shape, and the MLP's width is set so that every model of
+    a scale holds the parameters of the full-attention one within 2 %."""
+
+    def build(mixer: str, layout: Layout) -> ModelConfig:
+        head = size.hidden_size // size.heads
+        heads = {"num_heads": size.heads, "head_k_dim": head, "head_v_dim": head}
+        return ModelConfig(
+            layout=layout,
+            mixer=mixer,
+            vocab_size=vocab_size(size.task),
+            hidden_size=size.hidden_size,
+            mlp_size=3 * size.hidden_size,
+            attn_heads=size.heads,
+            conv=SHIFT_WIDTH,
+            **({} if mixer == "hgrn" else heads),
+        )
+
+    full = build("gated_deltanet", Layout.from_ratio("full", size.depth))
+    if layout == full.layout:
+        return full
+    return match_parameters(build(mixer, layout), parameters(full))
+
+
+def recall_study(
+    scale_name: str = "laptop",
+    mixers: Sequence[str] = ("retnet", "hgrn2", "gated_deltanet"),
+    ratios: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    depth: int | None = None,
+    steps: int | None = None,
+) -> list[RunSpec]:
+    """Pure, hybrid and full models of several mixers on the mixture of text and recall (chapter 08).
+
+    Empty `ratios`, and `depth` and `steps` of ``None``, are the scale's own. A full-attention model
+    holds no linear mixer, so it is trained once a seed whatever the number of mixers.
+    Raises ``ValueError`` naming an unknown scale, mixer, ratio or seed before anything is trained.
+    """
+    size = scale(scale_name)
+    _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
+    _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, "whole numbers from 0")
+    if depth is not None or steps is not None:
+        size = _resized(size, depth, steps)
+    ratios = list(ratios) or [r for r in size.ratios if _fits(r, size.depth)]
+    layouts = [Layout.from_ratio(ratio, size.depth) for ratio in ratios]
+    configs = [model(size, mixer, layout) for mixer in mixers for layout in layouts]
+    unique = list(dict.fromkeys(configs))
+    return [RunSpec(config, size.task, size.train, seed) for seed in seeds for config in unique]
+
+
+def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
+    """Where a scale's learning rate comes from: pure and full models at three rates around it, on
+    `SWEEP_SEED`."""
+    rate = scale(scale_name).train.lr
+    specs = recall_study(scale_name, ratios=("pure", "full"), seeds=(0,))
+    return [s.with_(lr=r, seed=SWEEP_SEED) for r in (rate / 3, rate, rate * 3) for s in specs]
+
+
+STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
+    "recall": recall_study,
+    "learning_rates": learning_rate_sweep,
+}
+
+
+def study(name: str, scale_name: str) -> list[RunSpec]:
+    """The runs of a study at a scale. Raises ``ValueError`` naming the allowed studies and scales."""
+    if name not in STUDIES:
+        raise ValueError(f"unknown study {name!r}; allowed: {', '.join(STUDIES)}")
+    return STUDIES[name](scale_name)
+
+
+def _resized(size: Scale, depth: int | None, steps: int | None) -> Scale:
+    if steps is not None:
+        warmup = min(size.train.warmup, steps)
+        size = replace(size, train=replace(size.train, steps=steps, warmup=warmup))
+    return size if depth is None else replace(size, depth=depth)
+
+
+def _fits(ratio: str, depth: int) -> bool:
+    try:
+        Layout.from_ratio(ratio, depth)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(name: str, values: Sequence, allowed: Callable, words: str) -> None:
+    if isinstance(values, str) or not len(values):
+        raise ValueError(f"{name} must be a list that is not empty; got {values!r}; allowed: {words}")
+    for value in values:
+        if not allowed(value):
+            raise ValueError(f"unknown value {value!r} in {name}; allowed: {words}")
+        if list(values).count(value) > 1:
+            raise ValueError(f"{name} holds {value!r} more than once")
