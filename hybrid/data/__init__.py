@@ -1,0 +1,1 @@
+"""What a model reads: text (`corpus`), synthetic recall (`recall`) and their mixture (`module`)."""

@@ -1,0 +1,148 @@
+"""Batches of a task: text windows and recall sequences in one stream, with exact resume."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from hybrid.config import TaskConfig, TrainConfig
+from hybrid.data.corpus import Corpus, load_corpus, text_vocab, vocab_size
+from hybrid.data.recall import IGNORED, mqar
+
+__all__ = ["TaskData", "TrainBatches", "stream", "vocab_size"]
+
+PURPOSES = {"train": 0, "eval": 1}
+EVAL_SEED = 20_250_701
+"""Seeds every evaluation set, so that all models answer the same questions."""
+
+
+def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
+    """An independent random stream for every (seed, purpose, index); purpose is "train" or "eval"."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES[purpose], *index)))
+
+
+class TaskData(LightningDataModule):
+    """The text and recall sequences of a `TaskConfig`, for one run.
+
+    Batches are dicts of ``input_ids`` [B, T] and ``labels`` [B, T] (int64; the label is the target *of*
+    its position, -100 where there is none) and ``is_recall`` [B] (bool). Text ids are the corpus's;
+    recall ids come after them.
+
+    Evaluation batches depend on the task alone, never on the seed of the run.
+    """
+
+    def __init__(self, task: TaskConfig, train: TrainConfig, seed: int) -> None:
+        super().__init__()
+        self.task, self.train, self.seed = task, train, seed
+        self.rows = train.batch_size // train.accumulate
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """The text. Raises ``ValueError`` when a side is shorter than one window."""
+        corpus = load_corpus(self.task)
+        for side in ("train", "valid"):
+            if (size := len(getattr(corpus, side))) <= self.task.seq_len:
+                raise ValueError(
+                    f"seq_len must be below the {size} {side} tokens of corpus {self.task.corpus!r}; "
+                    f"got {self.task.seq_len}"
+                )
+        return corpus
+
+    def train_dataloader(self) -> TrainBatches:
+        """All training batches of the run, on this device; every device draws its own rows."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return TrainBatches(self, self.train.steps * self.train.accumulate, rank, world)
+
+    def train_batch(self, index: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+        """Training batch ``index`` of device ``rank`` of ``world``: a pure function of these and the spec.
+
+        A share `recall_fraction` of its rows is recall; where that is no whole number, the batch
+        draws whether it rounds up or down. Each recall row draws its load from `pairs`.
+        """
+        task = self.task
+        rng = stream(self.seed, "train", index, rank, world)
+        recall_rows = int(task.recall_fraction * self.rows + rng.random())
+        loads = rng.choice(task.pairs, recall_rows)
+        parts = []
+        if recall_rows:
+            parts.append(self._recall(*mqar(rng, recall_rows, task.seq_len, loads, task.recall_vocab)))
+        if recall_rows < self.rows:
+            last = len(self.corpus.train) - task.seq_len
+            parts.append(self._text(self.corpus.train, rng.integers(last, size=self.rows - recall_rows)))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def val_text_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Windows of the validation text that share no target, spread evenly over it.
+
+        As many as `eval_sequences`, or as the text holds.
+        """
+        length = self.task.seq_len
+        held = (len(self.corpus.valid) - 1) // length
+        count = min(self.task.eval_sequences, held)
+        starts = np.arange(count) * held // count * length
+        for chosen in _chunks(starts, self.rows):
+            yield self._text(self.corpus.valid, chosen)
+
+    def recall_eval_batches(self, length: int, pairs: int) -> Iterator[dict[str, torch.Tensor]]:
+        """`eval_sequences` recall sequences of one length (tokens) and load.
+
+        These batches also hold ``distance`` [B, T], the tokens between a query and its pair.
+        Raises ``ValueError`` when the length cannot hold the pairs.
+        """
+        rng = stream(EVAL_SEED, "eval", length, pairs)
+        made = mqar(rng, self.task.eval_sequences, length, pairs, self.task.recall_vocab)
+        for rows in _chunks(np.arange(self.task.eval_sequences), self.rows):
+            inputs, labels, distance = (part[rows] for part in made)
+            yield self._recall(inputs, labels, distance) | {"distance": torch.from_numpy(distance)}
+
+    def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
+        windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)
+        return _batch(windows[:, :-1], windows[:, 1:], recall=False)
+
+    def _recall(self, inputs: np.ndarray, labels: np.ndarray, _distance) -> dict[str, torch.Tensor]:
+        first = text_vocab(self.task)
+        return _batch(inputs + first, np.where(labels == IGNORED, IGNORED, labels + first), recall=True)
+
+
+class TrainBatches:
+    """The training batches of one device in order; counts those handed out, so that it can resume.
+
+    Lightning stores `state_dict` in the checkpoint's fit loop and gives it back on resume. The length
+    is known, so that Lightning fetches no batch ahead of the count.
+    """
+
+    def __init__(self, data: TaskData, length: int, rank: int, world: int) -> None:
+        self.data, self.length, self.rank, self.world = data, length, rank, world
+        self.consumed = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        while self.consumed < self.length:
+            self.consumed += 1
+            yield self.data.train_batch(self.consumed - 1, self.rank, self.world)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches handed out."""
+        return {"consumed": self.consumed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches already handed out."""
+        self.consumed = state["consumed"]
+
+
+def _batch(inputs: np.ndarray, labels: np.ndarray, recall: bool) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.from_numpy(np.ascontiguousarray(inputs)),
+        "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+        "is_recall": torch.full((len(inputs),), recall),
+    }
+
+
+def _chunks(items: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (items[start : start + size] for start in range(0, len(items), size))
