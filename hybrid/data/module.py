@@ -69,41 +69,46 @@ class TaskData(LightningDataModule):
         loads = rng.choice(task.pairs, recall_rows)
         parts = []
         if recall_rows:
-            parts.append(self._recall(*mqar(rng, recall_rows, task.seq_len, loads, task.recall_vocab)))
+            inputs, labels, _ = mqar(rng, recall_rows, task.seq_len, loads, task.recall_vocab)
+            parts.append(self._recall(inputs, labels))
         if recall_rows < self.rows:
             last = len(self.corpus.train) - task.seq_len
             parts.append(self._text(self.corpus.train, rng.integers(last, size=self.rows - recall_rows)))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def val_text_batches(self) -> Iterator[dict[str, torch.Tensor]]:
+    def val_text_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
         """Windows of the validation text that share no target, spread evenly over it.
 
-        As many as `eval_sequences`, or as the text holds.
+        As many as ``sequences`` (None: `eval_sequences`), or as the text holds.
         """
         length = self.task.seq_len
         held = (len(self.corpus.valid) - 1) // length
-        count = min(self.task.eval_sequences, held)
+        count = min(sequences or self.task.eval_sequences, held)
         starts = np.arange(count) * held // count * length
         for chosen in _chunks(starts, self.rows):
             yield self._text(self.corpus.valid, chosen)
 
-    def recall_eval_batches(self, length: int, pairs: int) -> Iterator[dict[str, torch.Tensor]]:
-        """`eval_sequences` recall sequences of one length (tokens) and load.
+    def recall_eval_batches(
+        self, length: int, pairs: int, sequences: int | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """The first ``sequences`` (None: all) of `eval_sequences` questions of one length and load.
 
         These batches also hold ``distance`` [B, T], the tokens between a query and its pair.
         Raises ``ValueError`` when the length cannot hold the pairs.
         """
-        rng = stream(EVAL_SEED, "eval", length, pairs)
-        made = mqar(rng, self.task.eval_sequences, length, pairs, self.task.recall_vocab)
-        for rows in _chunks(np.arange(self.task.eval_sequences), self.rows):
+        task = self.task
+        made = mqar(
+            stream(EVAL_SEED, "eval", length, pairs), task.eval_sequences, length, pairs, task.recall_vocab
+        )
+        for rows in _chunks(np.arange(task.eval_sequences)[:sequences], self.rows):
             inputs, labels, distance = (part[rows] for part in made)
-            yield self._recall(inputs, labels, distance) | {"distance": torch.from_numpy(distance)}
+            yield self._recall(inputs, labels) | {"distance": torch.from_numpy(distance)}
 
     def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
         windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)
         return _batch(windows[:, :-1], windows[:, 1:], recall=False)
 
-    def _recall(self, inputs: np.ndarray, labels: np.ndarray, _distance) -> dict[str, torch.Tensor]:
+    def _recall(self, inputs: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
         first = text_vocab(self.task)
         return _batch(inputs + first, np.where(labels == IGNORED, IGNORED, labels + first), recall=True)
 
