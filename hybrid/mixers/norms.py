@@ -1,0 +1,65 @@
+"""Normalisation and rotary positions shared by the mixers, in float32 or better."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where it is float64: gates and norms are not for bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square of the last dimension, then scale each channel.
+
+    Source: Zhang and Sennrich, 1910.07467, eq. 4.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """[..., width] in full precision."""
+        return F.rms_norm(full_precision(x), self.weight.shape, full_precision(self.weight), self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width], in the type of x."""
+        return self.normalised(x).to(x.dtype)
+
+
+class GatedRMSNorm(RMSNorm):
+    """An RMSNorm whose output is multiplied by ``silu(gate)`` (RetNet, 2307.08621, eq. 8)."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """x and gate [..., width] -> [..., width], in the type of x."""
+        return (self.normalised(x) * F.silu(full_precision(gate))).to(x.dtype)
+
+
+def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Scale the last dimension to length one; `eps` is added under the root."""
+    full = full_precision(x)
+    return (full * torch.rsqrt(full.square().sum(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rotate(x: Tensor, start: int, theta: float) -> Tensor:
+    """Rotary positions: turn channel pairs (i, i + K/2) by ``position * theta ** (-2i / K)``.
+
+    Args:
+        x: [B, T, H, K], K even.
+        start: position of the first token.
+        theta: base of the frequencies.
+
+    Source: Su et al., 2104.09864, eq. 34, in the half-split order of flash-linear-attention.
+    """
+    t, width = x.shape[1], x.shape[-1]
+    pair = torch.arange(0, width, 2, dtype=torch.float32, device=x.device)
+    position = torch.arange(start, start + t, dtype=torch.float32, device=x.device)
+    angle = torch.outer(position, theta ** (-pair / width)).unsqueeze(1)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
