@@ -13,9 +13,7 @@ from typing import NamedTuple
 
 from hybrid.config import ModelConfig
 from hybrid.mixers.geometry import conv_width, linear_heads, mlp_size
-
-GATE_RANK = 16
-"""Rank of GLA's decay projection."""
+from hybrid.mixers.gla import GATE_RANK
 
 PASSES = {"hgrn": 5, "retnet": 5, "gla": 5, "hgrn2": 5, "deltanet": 6, "gated_deltanet": 7}
 """FLOPs a linear mixer spends on each element of its state, per token.
