@@ -1,0 +1,177 @@
+"""Batches of a task: mixture, streams, exact resume, ranks, evaluation sets."""
+
+from itertools import islice
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid.config import TaskConfig, TrainConfig
+from hybrid.data import module
+from hybrid.data.corpus import Corpus
+from hybrid.data.module import TaskData, stream
+
+TASK = TaskConfig(seq_len=32, pairs=(1, 2, 4), eval_pairs=(4,), eval_lengths=(32,), eval_sequences=50)
+TRAIN = TrainConfig(steps=6, batch_size=8, warmup=0)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(batches):
+    return {tuple(row) for batch in batches for row in batch["input_ids"].tolist()}
+
+
+@pytest.fixture
+def small_corpus(monkeypatch):
+    """Training tokens count up from 0, validation tokens from 10,000."""
+    corpus = Corpus(np.arange(5_000), np.arange(10_000, 11_000), 20_000, 1.0, "")
+    monkeypatch.setattr(module, "load_corpus", lambda task: corpus)
+    return corpus
+
+
+def test_a_batch_holds_both_tasks_with_their_own_ids():
+    batch = TaskData(TASK, TRAIN, 0).train_batch(0)
+    ids, labels, recall = batch["input_ids"], batch["labels"], batch["is_recall"]
+    assert ids.shape == labels.shape == (8, 32) and recall.tolist() == [True] * 4 + [False] * 4
+    assert ids.dtype == labels.dtype == torch.int64 and recall.dtype == torch.bool
+    assert (ids[recall] >= 256).all() and (ids[recall] < 256 + TASK.recall_vocab).all()
+    asked = labels[recall] != -100
+    assert (ids[recall][asked] < 256 + 64).all() and (labels[recall][asked] >= 256 + 64).all()
+    assert set(asked.sum(1).tolist()) <= {1, 2, 4}
+    assert (ids[~recall] < 256).all() and torch.equal(labels[~recall][:, :-1], ids[~recall][:, 1:])
+
+
+def test_text_windows_come_from_training_text_only(small_corpus):
+    data = TaskData(TASK, TrainConfig(batch_size=64), 0)
+    ids, labels, recall = data.train_batch(3).values()
+    assert (ids[~recall] < 5_000).all() and (labels[~recall] == ids[~recall] + 1).all()
+    starts = torch.cat([b["input_ids"][~b["is_recall"], 0] for b in map(data.train_batch, range(300))])
+    assert starts.min() < 60 and starts.max() > 4_967 - 60 and starts.max() <= 4_967
+
+
+@pytest.mark.parametrize(("fraction", "allowed"), [(0.0, {0}), (0.3, {2, 3}), (0.5, {4}), (1.0, {8})])
+def test_the_share_of_recall_holds(small_corpus, fraction, allowed):
+    data = TaskData(TaskConfig(seq_len=32, pairs=(1,), eval_pairs=(1,), recall_fraction=fraction), TRAIN, 0)
+    counts = [int(data.train_batch(i)["is_recall"].sum()) for i in range(400)]
+    assert set(counts) == allowed
+    assert np.mean(counts) / 8 == pytest.approx(fraction, abs=0.01)
+
+
+def test_recall_alone_reads_no_corpus():
+    task = TaskConfig(corpus="missing.txt", recall_fraction=1.0)
+    assert TaskData(task, TRAIN, 0).train_batch(0)["is_recall"].all()
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 500))
+def test_batches_are_functions_of_seed_and_index(seed, other, index):
+    first, again, later = (TaskData(TASK, TRAIN, seed).train_batch(i) for i in (index, index, index + 1))
+    assert equal(first, again) and not equal(first, later)
+    if seed != other:
+        assert not equal(first, TaskData(TASK, TRAIN, other).train_batch(index))
+
+
+def test_the_loader_resumes_where_it_stopped():
+    whole = list(TaskData(TASK, TRAIN, 3).train_dataloader())
+    assert len(whole) == len(TaskData(TASK, TRAIN, 3).train_dataloader()) == 6
+    first = TaskData(TASK, TRAIN, 3).train_dataloader()
+    begun = list(islice(first, 2))
+    resumed = TaskData(TASK, TRAIN, 3).train_dataloader()
+    resumed.load_state_dict(first.state_dict())
+    assert all(map(equal, whole, begun + list(resumed)))
+    assert len(rows(whole)) == 48
+
+
+def test_accumulation_cuts_a_batch_into_loader_batches():
+    loader = TaskData(TASK, TrainConfig(steps=6, batch_size=8, accumulate=2, warmup=0), 0).train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == 12 and all(len(b["input_ids"]) == 4 for b in batches)
+
+
+class Recorder(pl.LightningModule):
+    """Keeps the batches it is given, in the trainer's own loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+    def training_step(self, batch, _):
+        self.seen.append(batch)
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train(folder, steps, resume=None):
+    recorder = Recorder()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", enable_checkpointing=False, default_root_dir=folder, **quiet
+    )
+    trainer.fit(recorder, datamodule=TaskData(TASK, TRAIN, 1), ckpt_path=resume)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt", weights_only=False)
+    return recorder.seen
+
+
+def test_a_resumed_trainer_sees_the_batches_an_uninterrupted_one_sees(tmp_path):
+    whole = train(tmp_path, 6)
+    begun = train(tmp_path, 4)
+    rest = train(tmp_path, 6, resume=tmp_path / "4.ckpt")
+    assert (len(whole), len(begun), len(rest)) == (6, 4, 2)
+    assert all(map(equal, whole, begun + rest))
+
+
+def test_every_rank_draws_its_own_rows():
+    data = TaskData(TASK, TRAIN, 0)
+    alone, *shares = ([data.train_batch(i, *where) for i in range(20)] for where in ((0, 1), (0, 2), (1, 2)))
+    assert not rows(shares[0]) & rows(shares[1])
+    assert not rows(alone) & (rows(shares[0]) | rows(shares[1]))
+
+
+def test_train_and_evaluation_never_share_a_stream():
+    draws = {
+        tuple(stream(seed, purpose, *index).integers(2**62, size=2).tolist())
+        for seed in (0, 1, module.EVAL_SEED)
+        for purpose in ("train", "eval")
+        for index in ((0, 0, 1), (0, 1, 2), (1, 0, 1), (32, 4), (4, 32), (64, 4))
+    }
+    assert len(draws) == 3 * 2 * 6
+    trained = [TaskData(TASK, TRAIN, module.EVAL_SEED).train_batch(i) for i in range(50)]
+    asked = list(TaskData(TASK, TRAIN, 0).recall_eval_batches(32, 4))
+    assert not rows(trained) & rows(asked)
+
+
+def test_every_run_answers_the_same_questions():
+    one = list(TaskData(TASK, TRAIN, 0).recall_eval_batches(32, 4))
+    other = list(TaskData(TASK, TrainConfig(batch_size=32, lr=1.0), 9).recall_eval_batches(32, 4))
+    one, other = ({name: torch.cat([b[name] for b in bs]) for name in bs[0]} for bs in (one, other))
+    assert equal(one, other) and len(one["input_ids"]) == 50 and one["is_recall"].all()
+    assert ((one["distance"] > 0) == (one["labels"] != -100)).all()
+    assert ((one["labels"] != -100).sum(1) == 4).all()
+    first = torch.cat([b["input_ids"] for b in TaskData(TASK, TRAIN, 0).recall_eval_batches(32, 4, 13)])
+    assert torch.equal(first, one["input_ids"][:13])
+
+
+def test_a_length_too_short_for_its_pairs_is_refused():
+    with pytest.raises(ValueError, match="pairs must be at most 4, a quarter of length 16; got 8"):
+        next(TaskData(TASK, TRAIN, 0).recall_eval_batches(16, 8))
+
+
+def test_validation_windows_share_no_target_and_cover_the_text(small_corpus):
+    batches = list(TaskData(TASK, TRAIN, 0).val_text_batches(10))
+    inputs, targets = (torch.cat([b[name] for b in batches]) for name in ("input_ids", "labels"))
+    assert inputs.shape == (10, 32) and inputs.min() == 10_000 and (targets == inputs + 1).all()
+    assert targets.unique().numel() == targets.numel() and targets.max() > 10_850
+    everything = list(TaskData(TASK, TRAIN, 7).val_text_batches())
+    assert sum(len(b["input_ids"]) for b in everything) == 999 // 32
+    assert not any(b["is_recall"].any() for b in everything)
+
+
+def test_a_corpus_shorter_than_a_window_is_refused(small_corpus):
+    with pytest.raises(ValueError, match=r"seq_len must be below the 1000 valid tokens .*; got 1000"):
+        TaskData(TaskConfig(seq_len=1000), TRAIN, 0).train_batch(0)
