@@ -1,0 +1,74 @@
+"""Results as tables: every field of a spec, every metric and every piece of evidence is a column."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from hybrid import provenance
+from hybrid.config import RunSpec
+from hybrid.store import Result
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def one_row_a_run(results: dict[RunSpec, Result | None]) -> pandas.DataFrame:
+    """Specs, and of their results (None: there is none) everything that is one value."""
+    import pandas
+
+    rows = []
+    for spec, result in results.items():
+        groups = {"run": _about(spec, result)}
+        if result is not None:
+            groups |= {"metrics": _scalars(result.metrics), "provenance": _scalars(result.provenance)}
+        rows.append(_flatten(groups))
+    return pandas.DataFrame(rows)
+
+
+def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pandas.DataFrame:
+    """The entries of one table of each result, each beside the columns of its run."""
+    import pandas
+
+    return pandas.DataFrame(
+        [
+            _flatten({name: entry, "run": _about(result.spec, result)})
+            for result, entries in tables
+            for entry in entries
+        ]
+    )
+
+
+def _about(spec: RunSpec, result: Result | None) -> dict:
+    """The columns that say which run a row belongs to."""
+    layout = spec.model.layout
+    head = {
+        "run_id": spec.run_id,
+        "status": result.status if result else "missing",
+        "message": result.message if result else "",
+        "stale": bool(result) and result.provenance.get("source_hash") != provenance.source_hash(),
+        "layout": str(layout),
+        "full_blocks": len(layout.full),
+        "depth": spec.model.depth,
+        "mixer": spec.model.mixer,
+        "conv": spec.model.conv,
+        "seed": spec.seed,
+    }
+    model = {name: value for name, value in _fields(spec.model).items() if name not in head}
+    return _flatten({"run": head, "model": model, "task": _fields(spec.task), "train": _fields(spec.train)})
+
+
+def _flatten(groups: dict[str, dict]) -> dict:
+    """All entries in one dict; a name that an earlier group holds carries its own group in front."""
+    flat: dict = {}
+    for group, values in groups.items():
+        flat |= {f"{group}_{name}" if name in flat else name: value for name, value in values.items()}
+    return flat
+
+
+def _fields(part) -> dict:
+    return {f.name: getattr(part, f.name) for f in fields(part)}
+
+
+def _scalars(values: dict) -> dict:
+    return {name: value for name, value in values.items() if not isinstance(value, (list, dict))}

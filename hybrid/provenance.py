@@ -1,0 +1,170 @@
+"""The evidence a result carries: which code, libraries and machine made it, and at what cost."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import platform
+import subprocess
+import sys
+import tokenize
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+SOURCES = (
+    "layout.py",
+    "config.py",
+    "model.py",
+    "training.py",
+    "evaluation.py",
+    "kernels/*.py",
+    "mixers/*.py",
+    "data/*.py",
+)
+"""The files of the package that decide what a run computes; figures and commands are none of them."""
+LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "triton")
+
+
+def source_files() -> list[Path]:
+    """The files of `SOURCES` that exist, in the order of their names."""
+    return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
+
+
+def source_hash() -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the code that decides results.
+
+    Comments, docstrings and blank lines are left out: they change no result.
+    """
+    digest = hashlib.sha256()
+    for path in source_files():
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0")
+        digest.update(bare_code(path.read_text(encoding="utf-8")).encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def bare_code(source: str) -> str:
+    """Python source without comments, bare strings (docstrings) and blank lines.
+
+    Lines are cut out of the text as it stands, so that the same source gives the same code under
+    every version of Python, which an unparsed syntax tree does not.
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+LOADED = source_hash()
+"""`source_hash` when this process started: the code it runs, even if files are edited meanwhile."""
+
+
+def commit() -> dict:
+    """The git commit of the checkout and whether the files of `SOURCES` differ from it.
+
+    Both are None where there is no git or no repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", *map(str, source_files()))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed ones among `LIBRARIES`, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """The GPU in use, or the model of the CPU and the number of threads PyTorch uses on it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def reset_peak_memory() -> None:
+    """Start measuring `peak_memory` anew, so that one run of a long-lived process is measured alone.
+
+    Where the system cannot do this for a CPU (it is Linux that can), the peak of the process counts.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Most memory held since `reset_peak_memory`, in bytes: of the GPU's tensors, or of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        # Not ru_maxrss: Linux hands that down from the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def collect(*, seconds: float, tokens: int, **more) -> dict:
+    """The evidence of one run, as plain JSON types.
+
+    Args:
+        seconds: wall-clock time of the training alone.
+        tokens: tokens trained on in that time.
+        more: further facts about the execution, such as the number of devices.
+
+    Returns:
+        source_hash, commit, dirty, versions, device, seconds, tokens, tokens_per_second,
+        peak_memory_bytes, date (UTC, ISO 8601) and ``more``.
+    """
+    return {
+        "source_hash": LOADED,
+        **commit(),
+        "versions": versions(),
+        "device": device_name(),
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "peak_memory_bytes": peak_memory(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    }
