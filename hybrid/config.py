@@ -72,7 +72,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     """Share the embedding matrix with the output layer."""
     norm_eps: float = 1e-6
-    """Added under the root of every RMSNorm."""
+    """Added under the root of every RMSNorm, but for the two kinds that the reference fixes at 1e-5."""
     init_std: float = 0.02
     """Standard deviation of the normal initialisation of every matrix."""
 

@@ -9,7 +9,7 @@ from hybrid.config import ModelConfig
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width
-from hybrid.mixers.norms import RMSNorm, rotate
+from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm, rotate
 
 
 class Attention(nn.Module):
@@ -35,8 +35,8 @@ class Attention(nn.Module):
         self.q_conv1d = ShortConv(hidden, width, silu=width > 0)
         self.k_conv1d = ShortConv(kv_width, width, silu=width > 0)
         self.v_conv1d = ShortConv(kv_width, width, silu=width > 0)
-        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim, REFERENCE_EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, REFERENCE_EPS) if config.qk_norm else nn.Identity()
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:

@@ -10,7 +10,7 @@ from hybrid.kernels import gated_outer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.hgrn import forget_gate
-from hybrid.mixers.norms import RMSNorm
+from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm
 
 
 class HGRN2(nn.Module):
@@ -35,7 +35,7 @@ class HGRN2(nn.Module):
         self.q_conv1d = ShortConv(key_width, width, silu=False)
         self.f_conv1d = ShortConv(key_width, width, silu=False)
         self.i_conv1d = ShortConv(value_width, width, silu=False)
-        self.g_norm = RMSNorm(value_width, config.norm_eps)
+        self.g_norm = RMSNorm(value_width, REFERENCE_EPS)
         self.o_proj = nn.Linear(value_width, hidden, bias=False)
 
     def forward(self, x: Tensor, state=None, lower_bound: Tensor | None = None) -> tuple[Tensor, tuple]:

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+REFERENCE_EPS = 1e-5
+"""Epsilon of the norms to which flash-linear-attention's layers do not pass their own on: HGRN-2's output
+norm and attention's norms of queries and keys. Models trained there depend on it."""
+
 
 def full_precision(x: Tensor) -> Tensor:
     """The tensor in float32, or as it is where it is float64: gates and norms are not for bfloat16."""
