@@ -1,0 +1,148 @@
+"""Training: resume is exact, accumulation and two processes change nothing, divergence is kept."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.training import LitHybridLM, fit, learning_rate_factor
+
+TASK = TaskConfig(seq_len=16, pairs=(1, 2), eval_pairs=(2,), eval_lengths=(16,), eval_sequences=4)
+
+
+def spec(**changes) -> RunSpec:
+    model = ModelConfig(
+        "LF",
+        vocab_size=384,
+        hidden_size=16,
+        mlp_size=16,
+        num_heads=2,
+        head_k_dim=8,
+        head_v_dim=8,
+        attn_heads=2,
+    )
+    train = TrainConfig(steps=6, batch_size=4, warmup=2, eval_every=3, lr=1e-2)
+    return RunSpec(model, TASK, train, seed=1).with_(**changes)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(monkeypatch, step: int):
+    """Interrupt training after `step` optimiser steps, as a crash would."""
+    original = LitHybridLM.training_step
+
+    def training_step(self, batch, index):
+        if self.global_step == step:
+            raise Stopped
+        return original(self, batch, index)
+
+    monkeypatch.setattr(LitHybridLM, "training_step", training_step)
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_resumed_weights_are_bit_equal(tmp_path, monkeypatch, step):
+    whole = fit(spec(), checkpoint_dir=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            fit(spec(), checkpoint_dir=tmp_path / "cut", progress=False)
+    resumed = fit(spec(), checkpoint_dir=tmp_path / "cut", progress=False)
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    assert resumed.metrics == whole.metrics
+    assert resumed.curve == whole.curve
+
+
+def test_same_seed_same_run_other_seed_other_run():
+    first, again, other = (fit(s, progress=False) for s in (spec(), spec(), spec(seed=2)))
+    assert first.curve == again.curve
+    assert first.curve != other.curve
+
+
+def test_accumulation_gives_the_same_weights(tmp_path):
+    fit(spec(), checkpoint_dir=tmp_path / "one", progress=False)
+    fit(spec(accumulate=2), checkpoint_dir=tmp_path / "two", progress=False)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_give_the_same_run(tmp_path):
+    """DDP over two CPU processes shares out the batch, so the run is the one-process run."""
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec().to_dict()))
+    env = os.environ | {"HYBRID_RESULTS": str(tmp_path / "results"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hybrid", "train", "--spec", str(file), "--quiet"]
+    done = subprocess.run(
+        [*command, "--devices", "2", "--strategy", "ddp"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    stored = json.loads((tmp_path / "results" / "runs" / f"{spec().run_id}.json").read_text())
+    alone = fit(spec(), progress=False)
+    assert stored["provenance"]["devices"] == 2
+    for ddp, one in zip(stored["curve"], alone.curve, strict=True):
+        assert ddp["step"] == one["step"]
+        assert math.isclose(ddp["loss_bits_per_byte"], one["loss_bits_per_byte"], rel_tol=1e-4)
+
+
+def test_training_lowers_the_loss():
+    result = fit(spec(steps=60, eval_every=20), progress=False)
+    losses = [point["loss_bits_per_byte"] for point in result.curve]
+    assert losses[-1] < losses[0]
+    assert [point["step"] for point in result.curve] == [20, 40, 60]
+
+
+def test_divergence_is_a_failed_result_that_names_the_step(monkeypatch):
+    original = LitHybridLM.training_step
+
+    def training_step(self, batch, index):
+        if self.global_step == 1:
+            self.model.lm_head.weight.data[0, 0] = float("nan")
+        return original(self, batch, index)
+
+    monkeypatch.setattr(LitHybridLM, "training_step", training_step)
+    result = fit(spec(), progress=False)
+    assert result.status == "failed"
+    assert "step 1 of 6" in result.message
+
+
+def test_schedule_warms_up_and_falls_to_a_tenth():
+    train = TrainConfig(steps=100, warmup=10)
+    factors = [learning_rate_factor(step, train) for step in range(101)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[55] == pytest.approx(0.55)
+    assert factors[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+
+
+def test_vectors_are_not_decayed():
+    module = LitHybridLM(spec())
+    module.configure_model()
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert sum(len(g["params"]) for g in groups) == len(list(module.parameters()))
+    assert all(p.dim() < 2 for p in groups[1]["params"])
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="vocab_size of at least 384; got 300"):
+        fit(spec(vocab_size=300), progress=False)
