@@ -19,7 +19,7 @@ def one_row_a_run(results: dict[RunSpec, Result | None]) -> pandas.DataFrame:
 
     rows = []
     for spec, result in results.items():
-        groups = {"run": _about(spec, result)}
+        groups = _about(spec, result)
         if result is not None:
             groups |= {"metrics": _scalars(result.metrics), "provenance": _scalars(result.provenance)}
         rows.append(_flatten(groups))
@@ -32,15 +32,15 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
 
     return pandas.DataFrame(
         [
-            _flatten({name: entry, "run": _about(result.spec, result)})
+            _flatten({name: entry, **_about(result.spec, result)})
             for result, entries in tables
             for entry in entries
         ]
     )
 
 
-def _about(spec: RunSpec, result: Result | None) -> dict:
-    """The columns that say which run a row belongs to."""
+def _about(spec: RunSpec, result: Result | None) -> dict[str, dict]:
+    """The groups of columns that say which run a row belongs to."""
     layout = spec.model.layout
     head = {
         "run_id": spec.run_id,
@@ -55,7 +55,7 @@ def _about(spec: RunSpec, result: Result | None) -> dict:
         "seed": spec.seed,
     }
     model = {name: value for name, value in _fields(spec.model).items() if name not in head}
-    return _flatten({"run": head, "model": model, "task": _fields(spec.task), "train": _fields(spec.train)})
+    return {"run": head, "model": model, "task": _fields(spec.task), "train": _fields(spec.train)}
 
 
 def _flatten(groups: dict[str, dict]) -> dict:

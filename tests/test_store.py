@@ -213,7 +213,8 @@ for i in range(count):
 
 def whole(read):
     """A result whose curve comes from one write only."""
-    return read is None or len({(p["writer"], p["turn"]) for p in read.curve}) == 1 and len(read.curve) == 2000
+    writes = {(point["writer"], point["turn"]) for point in read.curve} if read else {None}
+    return len(writes) == 1 and (read is None or len(read.curve) == 2000)
 
 
 def test_processes_write_the_same_and_different_results_at_once(store):
