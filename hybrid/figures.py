@@ -1,0 +1,276 @@
+"""One style for every figure of the book, and one function per kind of figure.
+
+Each function takes numbers and returns a matplotlib ``Figure``. Colour never carries meaning alone:
+every mixer and every family has its colour, marker and line style, the same on every page. The
+colours keep a CIELAB distance of 25 or more from each other, also for the three dichromatic
+simulations of Machado et al. (2009), and a contrast of 3:1 or more against white.
+
+Figures are opaque white cards with dark ink, drawn as SVG: the theme's dark mode dims such a card and
+leaves it legible, while a transparent one would change its contrast with the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from hybrid.intervals import check_columns, interval, summary
+
+INK = "#222222"
+PAGE_WIDTH = 7.4
+"""Inches; about the width of the text column at 96 pixels an inch."""
+DRAW_POINTS_BELOW = 5
+"""With fewer values than this behind a mean, every value is drawn."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one mixer or family is drawn."""
+
+    label: str
+    color: str
+    marker: str
+    dash: str | tuple = "-"
+
+
+MIXER_STYLE = {
+    "full": Look("Full attention", "#000000", "s", "-"),
+    "window": Look("Sliding window", "#646464", "P", ":"),
+    "hgrn": Look("HGRN", "#a039a9", "v", (0, (1, 1))),
+    "retnet": Look("RetNet", "#cd7c06", "^", "--"),
+    "gla": Look("GLA", "#a90009", "D", "-."),
+    "hgrn2": Look("HGRN-2", "#09a862", "o", "-"),
+    "deltanet": Look("DeltaNet", "#446aff", "X", (0, (5, 1, 1, 1, 1, 1))),
+    "gated_deltanet": Look("Gated DeltaNet", "#0b0da3", "*", (0, (6, 2))),
+}
+
+FAMILY_STYLE = {
+    "softmax": Look("Softmax attention", "#000000", "s", "-"),
+    "vector": Look("Vector state", "#a039a9", "v", (0, (1, 1))),
+    "outer": Look("Matrix state, outer product", "#cd7c06", "^", "--"),
+    "delta": Look("Matrix state, delta rule", "#0b0da3", "o", "-"),
+}
+
+NEUTRAL = (("#222222", "s", "-"), ("#6e6e6e", "o", "--"), ("#8c8c8c", "D", ":"))
+"""Colour, marker and line style of lines that are neither a mixer nor a family, in order."""
+
+
+def style() -> None:
+    """Set seaborn and matplotlib to the book's style; in Jupyter, draw SVG. Call once a page."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        rc={
+            **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), "white"),
+            **dict.fromkeys(
+                ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+            ),
+            **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize"), 10),
+            **dict.fromkeys(
+                ("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 9
+            ),
+            **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+            "axes.grid": True,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 6.5,
+            "savefig.dpi": 200,
+        },
+    )
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    set_matplotlib_formats("svg")
+
+
+def state_strip(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    titles: Sequence[str],
+    *,
+    keys: Sequence[str] = (),
+    limit: float | None = None,
+) -> Figure:
+    """Heat maps in rows: the state of a memory after each token of a short sequence, and what is read.
+
+    Args:
+        rows: label -> one array a title: [K, V], or [1, V] for a vector state and for a read-out.
+        titles: one a column, such as the token written.
+        keys: names of the key channels, written left of the rows that have as many.
+        limit: where the diverging colour scale ends on both sides of zero; None is the largest value.
+
+    Raises ``ValueError`` when a row does not hold one array a title.
+    """
+    for label, panels in rows.items():
+        if len(panels) != len(titles):
+            raise ValueError(f"row {label!r} holds {len(panels)} arrays for {len(titles)} titles")
+    rows = {label: [np.asarray(p, dtype=float) for p in panels] for label, panels in rows.items()}
+    limit = limit or max(np.abs(p).max() for panels in rows.values() for p in panels) or 1.0
+    norm, gap, between = Normalize(-limit, limit), 1.0, 2.4
+    widths = [max(panel.shape[1] for panel in column) for column in zip(*rows.values(), strict=True)]
+    lefts = np.cumsum([0, *(width + gap for width in widths)])
+
+    figure = Figure()
+    ax = figure.add_axes([0, 0, 1, 1])
+    top = 0.0
+    for label, panels in rows.items():
+        height = max(len(p) for p in panels)
+        ax.text(0, top - 0.3, label, ha="left", va="bottom", fontweight="bold", fontsize=9.5)
+        for i, key in enumerate(keys if len(keys) == height else ()):
+            ax.text(-0.4, top + i + 0.5, key, ha="right", va="center", fontsize=7.5)
+        for left, panel in zip(lefts[:-1], panels, strict=True):
+            k, v = panel.shape
+            x, y = left + np.arange(v + 1), top + np.arange(k + 1)
+            ax.pcolormesh(x, y, panel, cmap="RdBu_r", norm=norm, edgecolors="#e6e6e6", linewidth=0.3)
+            ax.add_patch(Rectangle((left, top), v, k, fill=False, edgecolor="#666666", linewidth=0.8))
+        top += height + between
+    for left, width, title in zip(lefts[:-1], widths, titles, strict=True):
+        ax.text(left + width / 2, -between + 0.6, title, ha="center", va="bottom", fontsize=9)
+
+    right, bottom, head = lefts[-1] + 0.4, top - between + 0.5, -between - 0.8
+    height = PAGE_WIDTH / (right + 1.6) * (bottom - head) + 0.6
+    figure.set_size_inches(PAGE_WIDTH, height)
+    ax.set(xlim=(-1.6, right), ylim=(bottom, head), position=[0, 0.6 / height, 1, 1 - 0.6 / height])
+    ax.axis("off")
+    bar = figure.add_axes([0.3, 0.43 / height, 0.4, 0.12 / height])
+    figure.colorbar(ScalarMappable(norm, "RdBu_r"), bar, orientation="horizontal", label="value held")
+    bar.tick_params(labelsize=8, pad=1)
+    return figure
+
+
+def curves_with_interval(
+    df: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    panel: str | None = None,
+    references: pd.DataFrame | None = None,
+) -> Figure:
+    """Mean of ``y`` against ``x``, one line a ``hue``, with its 95 % interval (`interval`).
+
+    Args:
+        df: one row a run. With fewer than five values behind a mean every value is drawn as a dot.
+        hue: names of mixers and families have their look and label; others are drawn in greys.
+        panel: a column with one panel a value, side by side.
+        references: thin grey lines such as a prediction, in a table with the same columns.
+
+    The legend states n. Raises ``ValueError`` naming a missing column or an empty table.
+    """
+    check_columns(df, x, y, hue, *([panel] if panel else []))
+    figure = Figure(figsize=(PAGE_WIDTH, 3.9), layout="constrained")
+    titles = df[panel].unique() if panel else [""]
+    axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+    for ax, title in zip(axes, titles, strict=True):
+        _curves(ax, df[df[panel] == title] if panel else df, x, y, hue)
+        if references is not None:
+            lines = references[references[panel] == title] if panel else references
+            for (label, line), dash in zip(lines.groupby(hue, sort=False), ("-", ":", "--"), strict=False):
+                ax.plot(line[x], line[y], color="#555555", linestyle=dash, lw=1.1, label=label)
+        ax.set(title=title, xlabel=xlabel)
+    axes[0].set_ylabel(ylabel)
+    _legend(figure, axes, _n(summary(df, [c for c in (panel, x, hue) if c], y)))
+    return figure
+
+
+def line_by_length(
+    df: pd.DataFrame, length: str, y: str, hue: str, *, ylabel: str, xlabel: str = "Sequence length (tokens)"
+) -> Figure:
+    """``y`` (FLOPs, seconds, bytes) against sequence length, both axes logarithmic, one line a ``hue``.
+
+    Looks, intervals and dots as in `curves_with_interval`; a straight line of slope one is linear cost.
+    Raises ``ValueError`` for a missing column or a value that is not positive.
+    """
+    check_columns(df, length, y, hue)
+    for column in (length, y):
+        if (df[column] <= 0).any():
+            raise ValueError(f"a logarithmic axis needs positive {column}; got {df[column].min()}")
+    figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
+    ax = figure.subplots()
+    _curves(ax, df, length, y, hue)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    ticks = sorted(df[length].unique())
+    ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 10)]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t / 1024:g}k" if t >= 1024 else f"{t:g}"))
+    _legend(figure, [ax], _n(summary(df, [length, hue], y)))
+    return figure
+
+
+def by_full_blocks(
+    df: pd.DataFrame,
+    metrics: Mapping[str, str],
+    *,
+    x: str = "full_blocks",
+    hue: str = "mixer",
+    baseline: pd.DataFrame | None = None,
+    xlabel: str = "Full-attention blocks",
+) -> Figure:
+    """Metrics of hybrids against their number of full blocks: one panel a metric, one line a mixer.
+
+    Args:
+        df: one row a run, with columns ``x``, ``hue`` and the metrics; one dot a run below five runs.
+        metrics: column -> axis label, such as ``{"recall": "Recall accuracy"}``.
+        baseline: the runs of full attention; drawn as a horizontal line with a band for its interval.
+
+    Raises ``ValueError`` naming a missing column or an empty table.
+    """
+    check_columns(df, x, hue, *metrics)
+    figure = Figure(figsize=(PAGE_WIDTH, 4.1), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
+        if baseline is not None:
+            check_columns(baseline, metric)
+            look = MIXER_STYLE["full"]
+            mean, low, high = interval(baseline[metric].dropna())
+            ax.axhline(mean, color=look.color, lw=1.3, label=f"{look.label} (all blocks)")
+            if len(baseline) > 1:
+                ax.axhspan(low, high, color=look.color, alpha=0.12, lw=0)
+            if 1 < len(baseline) < DRAW_POINTS_BELOW:
+                at = np.full(len(baseline), df[x].max() + 0.3)
+                ax.plot(at, baseline[metric], look.marker, color=look.color, ms=3.5, alpha=0.7)
+        _curves(ax, df, x, metric, hue)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlabel=xlabel, ylabel=label)
+    _legend(figure, axes, _n(pd.concat([summary(df, [x, hue], metric) for metric in metrics])))
+    return figure
+
+
+def _curves(ax, df: pd.DataFrame, x: str, y: str, hue: str) -> None:
+    neutral = cycle(NEUTRAL)
+    for name, group in df.groupby(hue, sort=False, observed=True):
+        look = MIXER_STYLE.get(name) or FAMILY_STYLE.get(name) or Look(str(name), *next(neutral))
+        line = summary(group, [x], y).sort_values(x)
+        drawn = {"color": look.color, "marker": look.marker, "linestyle": look.dash, "label": look.label}
+        ax.plot(line[x], line["mean"], mec="white", zorder=3, **drawn)
+        ax.fill_between(line[x], line["low"], line["high"], color=look.color, alpha=0.15, lw=0)
+        if 1 < line["n"].max() < DRAW_POINTS_BELOW:
+            ax.plot(group[x], group[y], look.marker, color=look.color, ms=3, alpha=0.55, mew=0)
+
+
+def _n(table: pd.DataFrame) -> str:
+    low, high = table["n"].min(), table["n"].max()
+    if high == 1:
+        return "one value a point"
+    return f"mean, 95 % interval, n = {low}" + (f" to {high}" if high > low else "")
+
+
+def _legend(figure: Figure, axes, title: str) -> None:
+    entries = {}
+    for ax in axes:
+        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    place = {"loc": "outside lower center", "ncols": min(len(entries), 4), "handlelength": 3.2}
+    figure.legend(list(entries.values()), list(entries), title=title, **place)
