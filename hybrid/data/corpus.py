@@ -194,7 +194,7 @@ def _tokenizer(name: str):
     return AutoTokenizer.from_pretrained(name)
 
 
-def _require_hub(wanted: str, seconds: float = 0.6) -> None:
+def _require_hub(wanted: str, seconds: float = 0.5) -> None:
     """Refuse at once when the hub cannot be reached; its client would retry for half a minute."""
     offline = next((n for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if _is_on(n)), None)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")

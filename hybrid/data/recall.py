@@ -42,8 +42,9 @@ def mqar(
     ----------
     pairs: number of pairs n, one for all sequences or an array ``[sequences]``.
     vocab: number of recall ids, keys and values together.
-    queries: None asks each key once, as published; a number asks that many times a sequence, each
-        time for a key drawn uniformly with replacement.
+    queries: None asks each key once, as published. A number asks that many times a sequence, each
+        time for a key drawn uniformly with replacement, and writes the value after every query:
+        filler there would contradict the pair when the key is asked again.
 
     Raises ``ValueError`` when the keys or the length cannot hold the pairs and their queries.
 
@@ -86,6 +87,8 @@ def mqar(
     labels = np.full_like(inputs, IGNORED)
     distance = np.zeros_like(inputs)
     inputs[row, position] = symbols[row, asked]
+    if queries is not None:
+        inputs[row, position + 1] = symbols[row, half + asked]
     labels[row, position] = symbols[row, half + asked]
     distance[row, position] = position - 2 * asked
     return inputs, labels, distance

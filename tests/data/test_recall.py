@@ -64,6 +64,7 @@ def test_pairs_come_first_and_are_asked_as_often_as_promised(task):
             assert sorted(tokens[asked].tolist()) == sorted(keys.tolist())
         else:
             assert len(asked) == queries and set(tokens[asked].tolist()) <= set(keys.tolist())
+            assert (tokens[asked + 1] == targets[asked]).all()
         # A key of the sequence stands in the query region only where it is asked.
         assert set(np.flatnonzero(np.isin(rest, keys)) + 2 * n) == set(asked)
 
