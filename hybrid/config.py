@@ -24,6 +24,14 @@ def _positive(config, *names: str) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
 
 
+def _floats(config) -> None:
+    """Turn whole numbers in fields of real ones into floats: equal specs have one name."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type in ("float", "float | None") and isinstance(value, int):
+            object.__setattr__(config, field.name, float(value))
+
+
 def _share(config, name: str) -> None:
     value = getattr(config, name)
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
@@ -77,6 +85,7 @@ class ModelConfig:
     """Standard deviation of the normal initialisation of every matrix."""
 
     def __post_init__(self) -> None:
+        _floats(self)
         object.__setattr__(self, "layout", Layout.parse(self.layout))
         if self.mixer not in MIXERS:
             raise ValueError(f"unknown mixer {self.mixer!r}; allowed: {', '.join(MIXERS)}")
@@ -84,9 +93,7 @@ class ModelConfig:
         given = [name for name in optional if getattr(self, name) is not None]
         _positive(self, "vocab_size", "hidden_size", "attn_heads", *given)
         if self.hidden_size % self.attn_heads:
-            raise ValueError(
-                f"attn_heads must divide hidden_size {self.hidden_size}; got {self.attn_heads}"
-            )
+            raise ValueError(f"attn_heads must divide hidden_size {self.hidden_size}; got {self.attn_heads}")
         if self.hidden_size // self.attn_heads % 2 and self.rope_theta is not None:
             raise ValueError(
                 "rotary positions need an even number of channels a head; got "
@@ -104,9 +111,7 @@ class ModelConfig:
         if self.conv not in ("reference", "none") and (
             isinstance(self.conv, (str, bool)) or not isinstance(self.conv, int) or self.conv < 2
         ):
-            raise ValueError(
-                f"conv must be 'reference', 'none' or a width of at least 2; got {self.conv!r}"
-            )
+            raise ValueError(f"conv must be 'reference', 'none' or a width of at least 2; got {self.conv!r}")
 
     @property
     def depth(self) -> int:
@@ -148,6 +153,7 @@ class TaskConfig:
     """Sequences behind each measured number."""
 
     def __post_init__(self) -> None:
+        _floats(self)
         for name in ("pairs", "eval_pairs", "eval_lengths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             values = getattr(self, name)
@@ -195,7 +201,8 @@ class TrainConfig:
     """Steps between two points of the learning curve."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        _floats(self)
+        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
         _positive(self, "steps", "batch_size", "accumulate", "eval_every")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}; got {self.accumulate}")
