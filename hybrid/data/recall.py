@@ -1,7 +1,7 @@
 """Multi-query associative recall: which value was written beside this key?
 
-Definition: Arora et al., "Zoology" (arXiv 2312.04927), section 4 and appendix; the code of record is
-``multiquery_ar`` in HazyResearch/zoology.
+Task: Arora et al., "Zoology" (arXiv 2312.04927); the code of record is ``multiquery_ar`` in
+``zoology/data/multiquery_ar.py`` of HazyResearch/zoology.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def mqar(
     in the logarithm of i, at 1 uniform.
 
     Keys are the ids below ``vocab // 2``, values the others. Two details differ from the code of
-    record, which is written for 8,192 ids. Id 0 is a key like any other, since no slot is left empty.
+    record, whose vocabulary is 8,192 and must exceed the length. Id 0 is a key like any other, since no slot is left empty.
     Filler is random, but never a key of its own sequence, so that a key stands in the query region
     only where it is asked; with 8,192 ids chance alone makes it nearly so.
 
