@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +11,15 @@ from pathlib import Path
 def _train(args: argparse.Namespace) -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from hybrid.config import RunSpec
-    from hybrid.runs import train_one
+    from hybrid.runs import read_spec, train_one
     from hybrid.training import fit
 
-    spec = RunSpec.from_dict(json.loads(Path(args.spec).read_text()))
+    spec = read_spec(args.spec)
     spread = {"devices": args.devices, "num_nodes": args.num_nodes, "strategy": args.strategy}
     result = train_one(spec, lambda spec, **kw: fit(spec, **spread, **kw), progress=not args.quiet)
     if rank_zero_only.rank == 0:
         print(f"{result.run_id}: {result.status} {result.message}".rstrip())
-    return 0 if result.status == "done" else 1
+    return 0
 
 
 def _runs(args: argparse.Namespace) -> int:
@@ -118,10 +116,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; wrong input ends with its message and exit status 2, not with a traceback."""
+    """Run a command; wrong input ends with its message and exit status 2, not with a traceback.
+
+    A run that diverged has a stored result, which says so, and ends with status 0.
+    """
+    from hybrid.runs import RunError
+
     args = parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

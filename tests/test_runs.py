@@ -369,3 +369,22 @@ def test_the_commit_is_known_in_a_checkout_and_none_outside(tmp_path, monkeypatc
     assert provenance.commit() == {"commit": None, "dirty": None}
     monkeypatch.setenv("PATH", "")
     assert provenance.commit() == {"commit": None, "dirty": None}
+
+
+def test_snakemake_trains_what_is_missing_of_a_study():
+    from hybrid.studies import study
+
+    specs = study("recall", "smoke")
+    for s in specs[2:]:
+        Store().write(result(s))
+    command = [sys.executable, "-m", "snakemake", "runs", "--dry-run", "--cores", "1", "--quiet", "rules"]
+    plan = subprocess.run(
+        [*command, "--config", "study=recall", "scale=smoke"],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert plan.returncode == 0, plan.stderr
+    jobs = dict(line.split() for line in (plan.stdout + plan.stderr).splitlines() if len(line.split()) == 2)
+    assert (jobs["train"], jobs["runs"]) == ("2", "1")

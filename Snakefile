@@ -1,0 +1,87 @@
+# The pipeline: runs -> chapters -> site. What exists and is newer than its sources is kept.
+#   snakemake                                    everything, on this machine
+#   snakemake --executor slurm --jobs 50         the same, one job a run
+#   snakemake --config scale=gpu                 chapters and their runs at another scale
+#   snakemake runs --config study=recall         the runs of one study alone
+
+import sys
+from pathlib import Path
+
+from hybrid import runs, store, studies
+
+HOME = store.home()
+RUNS = store.Store().root / "runs"
+SPECS = HOME / "_build" / "specs"
+CHAPTERS = sorted(path.stem for path in HOME.glob("notebooks/[0-9]*.ipynb"))
+SCALE = config.get("scale", "laptop")
+BIN = Path(sys.executable).parent
+
+
+def results(study):
+    """Write the specs of a study, and name the results they will have."""
+    return [RUNS / path.name for path in runs.write_specs(studies.study(study, SCALE), SPECS)]
+
+
+def results_of_the_chapter(wildcards):
+    """Chapter 08_recall shows the study `recall`; a chapter without a study of its name trains nothing."""
+    study = wildcards.chapter.partition("_")[2]
+    return results(study) if study in studies.STUDIES else []
+
+
+rule site:
+    input:
+        expand("book/chapters/{chapter}.ipynb", chapter=CHAPTERS),
+        HOME.glob("book/*.*"),
+        HOME.glob("book/_static/**/*.*"),
+        "_config.yml",
+        "book/status.md",
+    output:
+        "_build/html/index.html",
+    localrule: True
+    shell:
+        "rm -rf _build/html _build/.doctrees && "
+        "{BIN}/jupyter-book build book -W -n --keep-going"
+
+
+rule status:
+    input:
+        expand("book/chapters/{chapter}.json", chapter=CHAPTERS),
+        "hybrid/status.py",
+    output:
+        "book/status.md",
+    localrule: True
+    shell:
+        "{BIN}/python -m hybrid status --out {output}"
+
+
+# One chapter at a time, with every core: some of them measure time.
+rule chapter:
+    input:
+        "notebooks/{chapter}.ipynb",
+        HOME.glob("hybrid/**/*.py"),
+        HOME.glob("book/published/*.csv"),
+        results_of_the_chapter,
+    output:
+        "book/chapters/{chapter}.ipynb",
+        "book/chapters/{chapter}.json",
+    params:
+        given="" if SCALE == "laptop" else f"-p scale={SCALE}",
+    threads: workflow.cores
+    shell:
+        "{BIN}/python -m hybrid notebook {wildcards.chapter} {params.given} --out {output[0]}"
+
+
+rule runs:
+    input:
+        lambda wildcards: results(config["study"]),
+    localrule: True
+
+
+# Results are committed: no file input and no params, or a fresh clone or a moved one would train
+# them all again. A run that diverged ends with status 1 and leaves its result, which is kept.
+rule train:
+    output:
+        RUNS / "{run_id}.json",
+    threads: 1
+    shell:
+        "{BIN}/python -m hybrid train --quiet --spec {SPECS}/{wildcards.run_id}.json || test -s {output}"
