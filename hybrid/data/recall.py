@@ -34,9 +34,9 @@ def mqar(
     in the logarithm of i, at 1 uniform.
 
     Keys are the ids below ``vocab // 2``, values the others. Two details differ from the code of
-    record, whose vocabulary is 8,192 and must exceed the length. Id 0 is a key like any other, since no slot is left empty.
-    Filler is random, but never a key of its own sequence, so that a key stands in the query region
-    only where it is asked; with 8,192 ids chance alone makes it nearly so.
+    record, whose vocabulary is 8,192 and must exceed the length. Id 0 is a key like any
+    other, since no slot is left empty. Filler is random, but never a key of its own sequence, so that a
+    key stands in the query region only where it is asked; with 8,192 ids chance alone makes it nearly so.
 
     Parameters
     ----------
