@@ -1,0 +1,524 @@
+"""Checkpoints: flash-linear-attention's own classes read ours, we read theirs, and bad files are named."""
+
+import inspect
+import json
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from fla_stub import models
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import hybrid.checkpoint
+from hybrid.checkpoint import load, save
+from hybrid.config import MIXERS, ModelConfig
+from hybrid.cost import parameters
+from hybrid.fla_config import NotExpressible, from_fla, to_fla
+from hybrid.fla_families import FAMILIES, SPEC, WITHOUT_EFFECT
+from hybrid.mixers.geometry import conv_width, linear_heads, mlp_size
+from hybrid.model import HybridLM
+
+HEADS = {
+    "hgrn": {},
+    "retnet": {"num_heads": 2},
+    "gla": {"num_heads": 2, "head_k_dim": 12, "head_v_dim": 20},
+    "hgrn2": {"num_heads": 2},
+    "deltanet": {"num_heads": 4},
+    "gated_deltanet": {"num_heads": 3, "head_k_dim": 16, "head_v_dim": 24},
+}
+SMALL = {"vocab_size": 50, "hidden_size": 64, "mlp_size": 96, "attn_heads": 4, "attn_kv_heads": 2}
+
+
+def config_of(mixer: str, layout: str, **changes) -> ModelConfig:
+    return ModelConfig(layout=layout, mixer=mixer, **(SMALL | HEADS[mixer] | changes))
+
+
+CONFIGS = {}
+for _mixer in MIXERS:
+    CONFIGS[f"{_mixer}-pure"] = config_of(_mixer, "LL")
+    CONFIGS[f"{_mixer}-hybrid"] = config_of(_mixer, "LLLF")
+    CONFIGS[f"{_mixer}-windows"] = config_of(_mixer, "LWLF", window=8, rope_theta=5e4)
+CONFIGS["transformer"] = config_of("gla", "FF", qk_norm=True)
+CONFIGS["transformer-window"] = config_of("gla", "WW", window=8)
+CONFIGS["no-convolution"] = config_of("gated_deltanet", "LLF", conv="none")
+CONFIGS["convolution"] = config_of("gla", "LL", conv=3)
+CONFIGS["tied"] = config_of("deltanet", "LF", tie_embeddings=True)
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+@pytest.fixture
+def fla(monkeypatch):
+    return models(monkeypatch)
+
+
+def fla_class(fla, config: ModelConfig):
+    return getattr(fla, to_fla(config)["architectures"][0])
+
+
+def drawn(config: ModelConfig, seed: int = 0) -> HybridLM:
+    """A model whose every parameter is random, lower bounds and norms included."""
+    torch.manual_seed(seed)
+    model = HybridLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_table_of_defaults_is_that_of_the_installed_classes(fla, name):
+    family = FAMILIES[name]
+    cls = getattr(fla, family.architecture).config_class
+    assert cls.model_type == name
+    signature = inspect.signature(cls.__init__).parameters.values()
+    theirs = {p.name: p.default for p in signature if p.default is not inspect.Parameter.empty}
+    assert {key: theirs[key] for key in family.defaults} == family.defaults
+    assert theirs.keys() - family.defaults.keys() <= WITHOUT_EFFECT
+
+
+def test_table_of_attention_defaults_is_that_of_the_installed_parser(fla):
+    from fla.models.configuration_utils import parse_attention_config
+
+    filled = parse_attention_config({"layers": [0], "num_heads": 2}, num_hidden_layers=1)
+    assert filled == {"layers": [0], "num_heads": 2} | SPEC | {"num_kv_heads": 2}
+
+
+@every_config
+def test_fla_builds_and_loads_what_we_save(fla, tmp_path, config):
+    ours = drawn(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(ours, tmp_path)
+    cls = fla_class(fla, config)
+    theirs = cls(cls.config_class.from_pretrained(tmp_path))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert ("lm_head.weight" in stored) is not config.tie_embeddings
+    if config.tie_embeddings:
+        theirs.tie_weights()
+        stored["lm_head.weight"] = stored["model.embeddings.weight"]
+    theirs.load_state_dict(stored, strict=True)
+    assert_same(dict(theirs.named_parameters()), dict(ours.named_parameters()))
+
+
+@every_config
+def test_we_load_what_fla_saves(fla, tmp_path, config):
+    cls = fla_class(fla, config)
+    torch.manual_seed(1)
+    theirs = cls(cls.config_class(**to_fla(config)))
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    assert_same(dict(ours.named_parameters()), dict(theirs.named_parameters()))
+    assert to_fla(ours.config) == to_fla(config)
+
+
+@every_config
+def test_round_trip_is_bit_equal(tmp_path, config):
+    ours = drawn(config)
+    ours.save_pretrained(tmp_path)
+    again = HybridLM.from_pretrained(tmp_path)
+    assert_same(again.state_dict(), ours.state_dict())
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(again(tokens).logits, ours(tokens).logits)
+    assert (again.lm_head.weight is again.model.embeddings.weight) is config.tie_embeddings
+    assert all(p.requires_grad and not p.is_meta for p in again.parameters())
+
+
+def test_dtype_is_the_files_unless_asked(tmp_path):
+    save(drawn(CONFIGS["tied"]).bfloat16(), tmp_path)
+    assert {p.dtype for p in load(tmp_path).parameters()} == {torch.bfloat16}
+    again = load(tmp_path, dtype=torch.float64)
+    assert {p.dtype for p in again.parameters()} == {torch.float64}
+    assert again.lm_head.weight is again.model.embeddings.weight
+
+
+def test_training_a_loaded_model_leaves_the_file_alone(tmp_path):
+    save(drawn(CONFIGS["gla-pure"]), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    model = load(tmp_path)
+    assert str(tmp_path / "model.safetensors") in Path("/proc/self/maps").read_text()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    save(model, tmp_path)
+    assert_same(load(tmp_path).state_dict(), model.state_dict())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    first = drawn(CONFIGS["gla-pure"])
+    save(first, tmp_path)
+
+    def torn(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("safetensors.torch.save_file", torn)
+    with pytest.raises(OSError, match="no space left"):
+        save(drawn(CONFIGS["gla-pure"], seed=1), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert_same(load(tmp_path).state_dict(), first.state_dict())
+
+
+def test_sharded(fla, tmp_path):
+    config = CONFIGS["gated_deltanet-hybrid"]
+    cls = fla_class(fla, config)
+    theirs = cls(cls.config_class(**to_fla(config)))
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert_same(load(tmp_path).state_dict(), theirs.state_dict())
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=shards[1].name):
+        load(tmp_path)
+
+
+def test_a_shard_outside_the_folder_is_refused(tmp_path):
+    save(drawn(CONFIGS["gla-pure"]), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    index = {"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        load(tmp_path / "model")
+
+
+def edit(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_legacy_zeros_are_named_and_left_out(tmp_path):
+    ours = drawn(CONFIGS["gated_deltanet-hybrid"])
+    save(ours, tmp_path)
+    name = "model.layers.1.attn.D"
+    edit(tmp_path, lambda tensors: tensors.update({name: torch.zeros(3)}))
+    with pytest.warns(UserWarning, match=name):
+        again = load(tmp_path)
+    assert_same(again.state_dict(), ours.state_dict())
+    edit(tmp_path, lambda tensors: tensors.update({name: torch.tensor([0.0, 1e-8, 0.0])}))
+    with pytest.raises(ValueError, match=name):
+        load(tmp_path)
+
+
+def test_missing_and_misshaped_tensors_are_named_with_both_shapes(tmp_path):
+    save(drawn(CONFIGS["gla-pure"]), tmp_path)
+
+    def break_two(tensors):
+        del tensors["model.layers.0.attn.gk_proj.1.bias"]
+        tensors["model.norm.weight"] = torch.ones(63)
+
+    edit(tmp_path, break_two)
+    with pytest.raises(ValueError) as error:
+        load(tmp_path)
+    assert "model.layers.0.attn.gk_proj.1.bias is missing, needs (24,)" in str(error.value)
+    assert "model.norm.weight is (63,), needs (64,)" in str(error.value)
+
+
+def test_two_versions_of_a_tied_matrix_are_refused(tmp_path):
+    save(drawn(CONFIGS["tied"]), tmp_path)
+    edit(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embeddings.weight"].clone()}))
+    load(tmp_path)
+    edit(tmp_path, lambda t: t.update({"lm_head.weight": t["model.embeddings.weight"] + 1}))
+    with pytest.raises(ValueError, match="tied"):
+        load(tmp_path)
+
+
+def test_a_cut_file_is_named(tmp_path):
+    save(drawn(CONFIGS["gla-pure"]), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load(tmp_path)
+
+
+def test_pickles_and_remote_code_are_not_read(tmp_path):
+    save(drawn(CONFIGS["gla-pure"]), tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    load(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin"):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        load(tmp_path)
+
+
+INEXPRESSIBLE = {
+    "convolution on attention": (config_of("gla", "LF", conv=4), "short convolution on attention"),
+    "convolution on retnet": (config_of("retnet", "LL", conv=4), "short convolution on retnet"),
+    "qk_norm in a hybrid": (config_of("gla", "LF", qk_norm=True), "qk_norm"),
+    "no positions": (config_of("gla", "LF", rope_theta=None), "rotary"),
+    "two kinds of attention alone": (config_of("gla", "FW", window=4), "sliding-window"),
+    "wide retnet keys": (config_of("retnet", "L", num_heads=1, head_k_dim=258), "256"),
+    "hgrn2 values": (config_of("hgrn2", "L", head_v_dim=16), "hgrn2 values"),
+}
+
+
+@pytest.mark.parametrize("config, reason", INEXPRESSIBLE.values(), ids=INEXPRESSIBLE.keys())
+def test_what_fla_cannot_express_is_ours_and_says_so(tmp_path, config, reason):
+    with pytest.raises(NotExpressible, match=reason) as refused:
+        to_fla(config)
+    assert len(refused.value.reasons) == 1
+    ours = drawn(config)
+    with pytest.warns(UserWarning, match=reason):
+        save(ours, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "hybrid_lm"
+    again = load(tmp_path)
+    assert again.config == config
+    assert_same(again.state_dict(), ours.state_dict())
+
+
+def test_own_config_with_an_unknown_field_is_refused(tmp_path):
+    with pytest.warns(UserWarning):
+        save(drawn(INEXPRESSIBLE["no positions"][0]), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": 3}))
+    with pytest.raises(ValueError, match="colour"):
+        load(tmp_path)
+
+
+GDN = {"model_type": "gated_deltanet", "num_hidden_layers": 2}
+ATTN = {"layers": [1], "num_heads": 4}
+REFUSED = {
+    "model type": ({"model_type": "mamba2"}, "mamba2.*allowed: hgrn, retnet"),
+    "no model type": ({}, "model_type None"),
+    "no gate": (GDN | {"use_gate": False}, "use_gate=False.*allowed: True"),
+    "value heads": (GDN | {"num_v_heads": 12}, "num_v_heads=12"),
+    "negative eigenvalues": (GDN | {"allow_neg_eigval": True}, "allow_neg_eigval=True"),
+    "feature map": ({"model_type": "gla", "feature_map": "relu"}, "feature_map='relu'"),
+    "clamp": ({"model_type": "gla", "clamp_min": -3}, "clamp_min=-3"),
+    "grouped keys": ({"model_type": "retnet", "num_kv_heads": 2}, "num_kv_heads=2"),
+    "query norm": ({"model_type": "delta_net", "qk_norm": "sum"}, "qk_norm='sum'.*'l2'"),
+    "expanded state": ({"model_type": "hgrn", "expand_ratio": 2}, "expand_ratio=2"),
+    "bias": ({"model_type": "transformer", "qkv_bias": True}, "qkv_bias=True"),
+    "bias in a hybrid": (GDN | {"attn": ATTN | {"qkv_bias": True}}, "qkv_bias=True"),
+    "norm in a hybrid": (GDN | {"attn": ATTN | {"qk_norm": True}}, "qk_norm.*"),
+    "no heads": (GDN | {"attn": {"layers": [1]}}, "num_heads"),
+    "layer outside": (GDN | {"attn": ATTN | {"layers": [2]}}, r"0\.\.1.*2"),
+    "layer twice": (GDN | {"attn": [ATTN, ATTN]}, "distinct"),
+    "two kinds": (GDN | {"attn": [ATTN, {"layers": [0], "num_heads": 8}]}, "same num_heads"),
+    "odd width of convolution": (GDN | {"attn": ATTN, "conv_size": 3}, "conv_size=3"),
+    "broken channels": ({"model_type": "gla", "expand_k": 0.3001}, "expand_k"),
+    "text for a number": (GDN | {"num_heads": "6"}, "num_heads must be int; got '6'"),
+    "no layers": (GDN | {"num_hidden_layers": 0}, "num_hidden_layers"),
+    "ratio that does not divide": ({"model_type": "hgrn2", "expand_ratio": 100}, "expand_ratio"),
+}
+
+
+@pytest.mark.parametrize("given_, message", REFUSED.values(), ids=REFUSED.keys())
+def test_unsupported_configs_are_refused_by_name(given_, message):
+    with pytest.raises(ValueError, match=message):
+        from_fla(given_)
+
+
+def test_unknown_keys_are_named_and_as_many_groups_as_heads_is_no_grouping():
+    with pytest.warns(UserWarning, match="gdn_norm_eps"):
+        from_fla(GDN | {"gdn_norm_eps": 1e-5})
+    assert from_fla(GDN | {"num_v_heads": 6}) == from_fla(GDN)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_empty_config_is_flas_default_model(fla, name):
+    config = from_fla({"model_type": name})
+    cls = getattr(fla, FAMILIES[name].architecture)
+    with torch.device("meta"):
+        theirs, ours = cls(cls.config_class()), HybridLM(config)
+    shapes = {key: p.shape for key, p in theirs.named_parameters()}
+    assert {key: p.shape for key, p in ours.named_parameters()} == shapes
+    assert parameters(config) == sum(p.numel() for p in theirs.parameters())
+
+
+RELEASED = {
+    "model_type": "gated_deltanet",
+    "architectures": ["GatedDeltaNetForCausalLM"],
+    "attn_mode": "chunk",
+    "expand_v": 1,
+    "head_dim": 256,
+    "hidden_act": "swish",
+    "max_position_embeddings": 2048,
+    "norm_eps": 1e-06,
+    "num_hidden_layers": 24,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "transformers_version": "4.50.0",
+    "use_gate": True,
+    "use_short_conv": True,
+    "vocab_size": 32000,
+}
+"""The form of the released Gated DeltaNets, with the keys of early 2025 (2507.06457's checkpoints)."""
+
+
+def test_released_hybrid(fla):
+    layers = list(range(2, 24, 3))
+    attn = {"layers": layers, "num_heads": 16, "num_kv_heads": None, "window_size": None}
+    given_ = RELEASED | {"hidden_size": 1024, "intermediate_size": 2816, "num_heads": 4, "attn": attn}
+    config = from_fla(given_)
+    assert config == ModelConfig(
+        layout="LLF" * 8,
+        mixer="gated_deltanet",
+        vocab_size=32_000,
+        hidden_size=1024,
+        mlp_size=2816,
+        num_heads=4,
+        head_k_dim=256,
+        head_v_dim=256,
+        attn_heads=16,
+        attn_kv_heads=16,
+    )
+    cls = fla.GatedDeltaNetForCausalLM
+    with torch.device("meta"):
+        ours, theirs = HybridLM(config), cls(cls.config_class(**given_))
+    count = sum(p.numel() for p in ours.parameters())
+    assert count == sum(p.numel() for p in theirs.parameters()) == parameters(config)
+
+
+def test_released_pure_model_has_the_published_size():
+    given_ = RELEASED | {"hidden_size": 2048, "intermediate_size": 5632, "num_heads": 8, "attn": None}
+    with torch.device("meta"):
+        model = HybridLM(from_fla(given_))
+    legacy = 24 * 8
+    # 5,865,376,000 bytes of float32 shards, attn.D of every block included.
+    assert sum(p.numel() for p in model.parameters()) + legacy == 5_865_376_000 // 4 == 1_466_344_000
+
+
+@st.composite
+def configs(draw):
+    mixer = draw(st.sampled_from(MIXERS))
+    layout = draw(st.text("LFW", min_size=1, max_size=6))
+    hidden = draw(st.sampled_from((48, 64, 96, 192)))
+    heads = {}
+    if mixer == "hgrn2":
+        heads["num_heads"] = draw(st.sampled_from([n for n in range(1, 9) if hidden % n == 0]))
+    elif mixer != "hgrn":
+        heads = {name: draw(st.integers(1, 60)) for name in ("num_heads", "head_k_dim", "head_v_dim")}
+    attn_heads = draw(st.sampled_from((1, 2, 4, 8)))
+    return ModelConfig(
+        layout=layout,
+        mixer=mixer,
+        vocab_size=draw(st.integers(1, 999)),
+        hidden_size=hidden,
+        mlp_size=draw(st.none() | st.integers(1, 999)),
+        attn_heads=attn_heads,
+        attn_kv_heads=draw(st.none() | st.sampled_from([n for n in (1, 2, 4, 8) if attn_heads % n == 0])),
+        window=draw(st.integers(1, 99)) if "W" in layout else None,
+        rope_theta=draw(st.none() | st.floats(1, 1e7)),
+        qk_norm=draw(st.booleans()),
+        conv=draw(st.sampled_from(("reference", "none", 2, 4, 5))),
+        tie_embeddings=draw(st.booleans()),
+        norm_eps=draw(st.sampled_from((1e-5, 1e-6))),
+        init_std=draw(st.floats(0, 1)),
+        **heads,
+    )
+
+
+def meaning(config: ModelConfig) -> tuple:
+    """Everything a config decides, with what no block of its layout reads left out."""
+    letters = config.layout.letters
+    attention = (config.attn_heads, config.kv_heads, config.rope_theta, config.qk_norm)
+    return (
+        letters,
+        (config.mixer, linear_heads(config)) if "L" in letters else None,
+        attention if set(letters) - {"L"} else None,
+        [conv_width(config, letter) for letter in letters],
+        (mlp_size(config), config.window, config.vocab_size, config.hidden_size),
+        (config.tie_embeddings, config.norm_eps, config.init_std),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(configs())
+def test_translation_is_its_own_inverse(config):
+    letters = set(config.layout.letters)
+    linear, attention = "L" in letters, bool(letters & {"F", "W"})
+    expressible = (
+        (linear or len(letters) == 1)
+        and not (attention and (isinstance(config.conv, int) or config.rope_theta is None))
+        and not (linear and attention and config.qk_norm)
+        and not (linear and config.mixer == "retnet" and isinstance(config.conv, int))
+    )
+    if not expressible:
+        with pytest.raises(NotExpressible):
+            to_fla(config)
+        return
+    written = json.loads(json.dumps(to_fla(config)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = from_fla(written)
+    assert meaning(read) == meaning(config)
+    assert to_fla(read) == written
+    assert from_fla(to_fla(read)) == read
+
+
+@given(st.integers(1, 512), st.integers(1, 1024))
+@example(49, 1)
+def test_fla_cuts_the_expansion_down_to_the_same_width(k, v):
+    config = ModelConfig(layout="L", num_heads=1, head_k_dim=k, head_v_dim=v, hidden_size=64)
+    assert int(k * to_fla(config)["expand_v"]) == v
+
+
+def test_hub_out_of_reach_is_said_at_once(monkeypatch):
+    import huggingface_hub  # noqa: F401  its import is not what is timed
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for offline in (None, "HF_HUB_OFFLINE"):
+        if offline:
+            monkeypatch.setenv(offline, "1")
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"nobody/nothing-340M.*local folder") as error:
+            load("nobody/nothing-340M")
+        assert time.monotonic() - start < 1
+        assert (offline or "127.0.0.1:9") in str(error.value)
+
+
+def test_from_the_hub_only_json_and_safetensors_are_asked_for(tmp_path, monkeypatch):
+    ours = drawn(CONFIGS["gla-pure"])
+    save(ours, tmp_path)
+    asked = {}
+
+    def snapshot_download(repo_id, **options):
+        asked.update(options, repo_id=repo_id)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(hybrid.checkpoint, "unreachable", lambda: None)
+    assert_same(load("somebody/model").state_dict(), ours.state_dict())
+    wanted = {"repo_id": "somebody/model", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert asked == wanted | {"local_files_only": False}
+
+
+def test_neither_a_folder_nor_a_hub_id(tmp_path):
+    with pytest.raises(FileNotFoundError, match="OWNER/NAME"):
+        load(tmp_path / "absent")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fla's kernels need a CUDA device")
+@every_config
+def test_logits_are_those_of_flas_model(fla, tmp_path, config):
+    torch.manual_seed(0)
+    ours = HybridLM(config)
+    save(ours, tmp_path)
+    cls = fla_class(fla, config)
+    theirs = cls.from_pretrained(tmp_path, dtype=torch.float32).cuda().eval()
+    tokens = torch.randint(config.vocab_size, (2, 80), device="cuda")
+    with torch.no_grad():
+        expected = theirs(tokens, use_cache=False).logits
+        logits = load(tmp_path, device="cuda")(tokens).logits
+    torch.testing.assert_close(logits, expected, rtol=2e-3, atol=2e-3 * expected.abs().max().item())
