@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_scan
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width
+from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.norms import GatedRMSNorm, full_precision
 
 
@@ -42,14 +42,14 @@ class HGRN(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        hidden, width = config.hidden_size, conv_width(config, "L")
-        self.i_proj = nn.Linear(hidden, hidden, bias=False)
-        self.f_proj = nn.Linear(hidden, hidden, bias=False)
-        self.g_proj = nn.Linear(hidden, hidden, bias=False)
-        self.i_conv1d = ShortConv(hidden, width, silu=False)
-        self.f_conv1d = ShortConv(hidden, width, silu=False)
-        self.g_norm = GatedRMSNorm(hidden, config.norm_eps)
-        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+        hidden, width, channels = config.hidden_size, conv_width(config, "L"), linear_heads(config).v
+        self.i_proj = nn.Linear(hidden, channels, bias=False)
+        self.f_proj = nn.Linear(hidden, channels, bias=False)
+        self.g_proj = nn.Linear(hidden, channels, bias=False)
+        self.i_conv1d = ShortConv(channels, width, silu=False)
+        self.f_conv1d = ShortConv(channels, width, silu=False)
+        self.g_norm = GatedRMSNorm(channels, config.norm_eps)
+        self.o_proj = nn.Linear(channels, hidden, bias=False)
 
     def forward(self, x: Tensor, state=None, lower_bound: Tensor | None = None) -> tuple[Tensor, tuple]:
         """x [B, T, hidden], lower_bound [hidden] -> y [B, T, hidden] and the state after it."""
