@@ -61,7 +61,14 @@ FAMILY_STYLE = {
     "delta": Look("Matrix state, delta rule", "#0b0da3", "o", "-"),
 }
 
-NEUTRAL = (("#222222", "s", "-"), ("#6e6e6e", "o", "--"), ("#8c8c8c", "D", ":"))
+NEUTRAL = (
+    ("#222222", "s", "-"),
+    ("#6e6e6e", "o", "--"),
+    ("#8c8c8c", "D", ":"),
+    ("#222222", "^", "-."),
+    ("#6e6e6e", "X", (0, (6, 2))),
+    ("#8c8c8c", "v", (0, (5, 1, 1, 1, 1, 1))),
+)
 """Colour, marker and line style of lines that are neither a mixer nor a family, in order."""
 
 
