@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from hybrid.kernels.attention import softmax_attention
@@ -31,12 +32,15 @@ __all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
 BACKENDS = ("auto", "recurrent", "chunk", "fused")
 
 
-def _body(kernel: str, backend: str, x: Tensor):
+def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = "fused" if x.is_cuda else "chunk"
-    return getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
+        backend = "fused" if inputs[0].is_cuda else "chunk"
+    body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
+    # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return body(*inputs)
 
 
 def _check(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
@@ -63,7 +67,7 @@ def gated_scan(
     """
     b, _, d = x.shape
     _check(log_decay=(log_decay, tuple(x.shape)), state=(state, (b, d)))
-    return _body("gated_scan", backend, x)(x, log_decay, state)
+    return _run("gated_scan", backend, x, log_decay, state)
 
 
 def gated_outer(
@@ -97,7 +101,7 @@ def gated_outer(
     _check(log_decay=(log_decay, (b, t, h, width) if log_decay.dim() == 4 else (b, t, h)))
     _check(state=(state, (b, h, width, v.shape[-1])))
     scale = width**-0.5 if scale is None else scale
-    return _body("gated_outer", backend, q)(q, k, v, log_decay, state, scale)
+    return _run("gated_outer", backend, q, k, v, log_decay, state, scale)
 
 
 def gated_delta(
@@ -131,4 +135,4 @@ def gated_delta(
     _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])), beta=(beta, (b, t, h)))
     _check(log_decay=(log_decay, (b, t, h)), state=(state, (b, h, width, v.shape[-1])))
     scale = width**-0.5 if scale is None else scale
-    return _body("gated_delta", backend, q)(q, k, v, beta, log_decay, state, scale)
+    return _run("gated_delta", backend, q, k, v, beta, log_decay, state, scale)
