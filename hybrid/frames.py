@@ -17,9 +17,9 @@ def one_row_a_run(results: dict[RunSpec, Result | None]) -> pandas.DataFrame:
     """Specs, and of their results (None: there is none) everything that is one value."""
     import pandas
 
-    rows = []
+    rows, today = [], provenance.source_hash()
     for spec, result in results.items():
-        groups = _about(spec, result)
+        groups = _about(spec, result, today)
         if result is not None:
             groups |= {"metrics": _scalars(result.metrics), "provenance": _scalars(result.provenance)}
         rows.append(_flatten(groups))
@@ -30,23 +30,21 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
     """The entries of one table of each result, each beside the columns of its run."""
     import pandas
 
-    return pandas.DataFrame(
-        [
-            _flatten({name: entry, **_about(result.spec, result)})
-            for result, entries in tables
-            for entry in entries
-        ]
-    )
+    rows, today = [], provenance.source_hash()
+    for result, entries in tables:
+        about = _about(result.spec, result, today)
+        rows += [_flatten({name: entry, **about}) for entry in entries]
+    return pandas.DataFrame(rows)
 
 
-def _about(spec: RunSpec, result: Result | None) -> dict[str, dict]:
-    """The groups of columns that say which run a row belongs to."""
+def _about(spec: RunSpec, result: Result | None, today: str) -> dict[str, dict]:
+    """The groups of columns that say which run a row belongs to; ``today`` is the source hash."""
     layout = spec.model.layout
     head = {
         "run_id": spec.run_id,
         "status": result.status if result else "missing",
         "message": result.message if result else "",
-        "stale": bool(result) and result.provenance.get("source_hash") != provenance.source_hash(),
+        "stale": bool(result) and result.provenance.get("source_hash") != today,
         "layout": str(layout),
         "full_blocks": len(layout.full),
         "depth": spec.model.depth,

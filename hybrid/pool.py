@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
 T = TypeVar("T")
+READY = "ready"
 STOP_SECONDS = 30
 """What a worker gets to save its checkpoint when everything is stopped."""
 
@@ -40,6 +41,9 @@ def each(
     Yields:
         Each item as it ends, with None or the reason why it failed. Items that were not started
         are not yielded.
+
+    Raises:
+        RuntimeError: a worker could not be started at all.
     """
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     pending, vacant = deque(items), deque(environments)
@@ -56,16 +60,23 @@ def each(
             for connection in wait(list(busy)):
                 worker = busy.pop(connection)
                 try:
-                    error = connection.recv()
-                    idle.append(worker)
+                    answer = connection.recv()
                 except (EOFError, OSError):
-                    error = worker.cause_of_death()
+                    answer = worker.cause_of_death()
                     vacant.append(worker.environment)
-                yield worker.item, error
+                else:
+                    if answer == READY:
+                        worker.ready = True
+                        busy[connection] = worker
+                        continue
+                    idle.append(worker)
+                yield worker.item, answer
     finally:
         for worker in busy.values():
             worker.process.terminate()
-        for worker in [*idle, *busy.values()]:
+        for worker in (everyone := [*idle, *busy.values()]):
+            worker.connection.close()
+        for worker in everyone:
             worker.end()
 
 
@@ -75,6 +86,7 @@ class _Worker:
     def __init__(self, function: Callable, environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.environment = environment
+        self.ready = False
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs))
         with _environment(environment):
@@ -90,11 +102,15 @@ class _Worker:
     def cause_of_death(self) -> str:
         self.process.join()
         code = self.process.exitcode
+        if not self.ready and code > 0:
+            raise RuntimeError(
+                "a worker process could not start; its error is printed above. A script must start its "
+                "work under `if __name__ == '__main__':`, and what workers call must be importable by name"
+            )
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"its process {how} before the run was finished"
 
     def end(self) -> None:
-        self.connection.close()
         self.process.join(STOP_SECONDS)
         self.process.kill()
         self.process.join()
@@ -116,10 +132,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(function: Callable, connection: Connection) -> None:
-    """The life of a worker: an item in, None or a traceback out, until the pipe is closed."""
+    """The life of a worker: READY, then an item in, None or a traceback out, until the pipe is closed."""
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    connection.send(READY)
     while True:
         try:
             item = connection.recv()

@@ -199,6 +199,19 @@ def test_an_error_is_named_with_its_run_and_the_others_go_on():
     assert list(collect(specs, minutes=0)["status"]) == ["done", "missing", "done"]
 
 
+def test_workers_that_cannot_start_end_the_call(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        COLLECT.format(seeds=list(range(9)), train="train", workers=2).replace(
+            "if __name__", "if 1 or __name__"
+        )
+    )
+    variables = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
+    done = subprocess.run([sys.executable, str(script)], env=variables, text=True, capture_output=True)
+    assert "could not start" in done.stderr.strip().splitlines()[-1] and "__main__" in done.stderr
+    assert done.returncode == 1 and logged() == []
+
+
 def test_workers_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
     specs = [spec(seed=s) for s in range(3)]
