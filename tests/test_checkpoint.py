@@ -9,7 +9,6 @@ import torch
 from fla_stub import models
 from safetensors.torch import load_file, save_file
 
-import hybrid.checkpoint
 from hybrid.checkpoint import load, save
 from hybrid.config import MIXERS, ModelConfig
 from hybrid.fla_config import NotExpressible, to_fla
@@ -264,27 +263,6 @@ def test_own_config_with_an_unknown_field_is_refused(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": 3}))
     with pytest.raises(ValueError, match="colour"):
         load(tmp_path)
-
-
-def test_from_the_hub_only_json_and_safetensors_are_asked_for(tmp_path, monkeypatch):
-    ours = drawn(CONFIGS["gla-pure"])
-    save(ours, tmp_path)
-    asked = {}
-
-    def snapshot_download(repo_id, **options):
-        asked.update(options, repo_id=repo_id)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(hybrid.checkpoint, "unreachable", lambda: None)
-    assert_same(load("somebody/model").state_dict(), ours.state_dict())
-    wanted = {"repo_id": "somebody/model", "allow_patterns": ["*.json", "*.safetensors"]}
-    assert asked == wanted | {"local_files_only": False}
-
-
-def test_neither_a_folder_nor_a_hub_id(tmp_path):
-    with pytest.raises(FileNotFoundError, match="OWNER/NAME"):
-        load(tmp_path / "absent")
 
 
 @pytest.mark.gpu

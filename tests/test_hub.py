@@ -3,8 +3,12 @@
 import time
 
 import pytest
+import torch
 
-from hybrid.checkpoint import load
+import hybrid.checkpoint
+from hybrid.checkpoint import load, save
+from hybrid.config import ModelConfig
+from hybrid.model import HybridLM
 
 
 def test_hub_out_of_reach_is_said_at_once(monkeypatch):
@@ -22,3 +26,24 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch):
             load("nobody/nothing-340M")
         assert time.monotonic() - start < 1
         assert (offline or "127.0.0.1:9") in str(error.value)
+
+
+def test_from_the_hub_only_json_and_safetensors_are_asked_for(tmp_path, monkeypatch):
+    ours = HybridLM(ModelConfig(layout="L", mixer="hgrn", hidden_size=32, vocab_size=9))
+    save(ours, tmp_path)
+    asked = {}
+
+    def snapshot_download(repo_id, **options):
+        asked.update(options, repo_id=repo_id)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(hybrid.checkpoint, "unreachable", lambda: None)
+    assert torch.equal(load("somebody/model").lm_head.weight, ours.lm_head.weight)
+    wanted = {"repo_id": "somebody/model", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert asked == wanted | {"local_files_only": False}
+
+
+def test_neither_a_folder_nor_a_hub_id(tmp_path):
+    with pytest.raises(FileNotFoundError, match="OWNER/NAME"):
+        load(tmp_path / "absent")
