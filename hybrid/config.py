@@ -143,6 +143,10 @@ class TaskConfig:
     """Share of the training sequences that are recall; 0 is text only, 1 recall only."""
     pairs: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Loads: numbers of key-value pairs, drawn uniformly for every recall sequence."""
+    queries: int | None = None
+    """Questions a training sequence asks: None asks each key once, as published; a number asks that
+    often, with repetition, and shows the value after each question, which speeds up learning.
+    Recall is always measured in the published form."""
     recall_vocab: int = 128
     """Recall symbols: half are keys, half are values."""
     eval_pairs: tuple[int, ...] = (4, 8, 16)
@@ -167,6 +171,12 @@ class TaskConfig:
                 raise ValueError(
                     f"pairs must be at most {most} (a quarter of seq_len {self.seq_len}, half of "
                     f"recall_vocab {self.recall_vocab}); got {max(self.pairs)}"
+                )
+            room = self.seq_len // 2 - max(self.pairs)
+            if self.queries is not None and not 1 <= self.queries <= room:
+                raise ValueError(
+                    f"queries must be None or 1 to {room} (every second token of seq_len "
+                    f"{self.seq_len} after {max(self.pairs)} pairs); got {self.queries!r}"
                 )
             if max(self.eval_pairs) > self.recall_vocab // 2:
                 raise ValueError(

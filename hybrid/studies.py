@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.cost import match_parameters, parameters
-from hybrid.data.module import vocab_size
+from hybrid.data.corpus import vocab_size
 from hybrid.layout import Layout
 
 SWEEP_SEED = 1000

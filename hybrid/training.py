@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hybrid import provenance
 from hybrid.config import RunSpec, TrainConfig
-from hybrid.data.module import TaskData, vocab_size
+from hybrid.data.corpus import vocab_size
+from hybrid.data.module import TaskData
 from hybrid.evaluation import evaluate
 from hybrid.model import HybridLM
 from hybrid.store import Result
@@ -154,13 +155,13 @@ def fit(
                 filename="last",
                 every_n_train_steps=spec.train.eval_every,
                 enable_version_counter=False,
-                save_on_exception=True,
             )
         )
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=max(1, spec.train.steps // 100)))
     trainer = L.Trainer(
         max_steps=spec.train.steps,
+        max_epochs=1,
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,

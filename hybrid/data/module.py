@@ -53,27 +53,43 @@ class TaskData(LightningDataModule):
         return corpus
 
     def train_dataloader(self) -> TrainBatches:
-        """All training batches of the run, on this device; every device draws its own rows."""
+        """The training batches of this device, in order.
+
+        Raises ``ValueError`` when the devices cannot share the rows of a step evenly.
+        """
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.rows % world:
+            raise ValueError(
+                f"batch_size / accumulate = {self.rows} rows must divide among the devices; got {world}"
+            )
         return TrainBatches(self, self.train.steps * self.train.accumulate, rank, world)
 
     def train_batch(self, index: int, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
-        """Training batch ``index`` of device ``rank`` of ``world``: a pure function of these and the spec.
+        """Training batch ``index`` of device ``rank`` of ``world``: its share of the rows of the step.
 
-        A share `recall_fraction` of its rows is recall; where that is no whole number, the batch
-        draws whether it rounds up or down. Each recall row draws its load from `pairs`.
+        The step's rows are a pure function of the spec, so a run is the same run on any number of
+        devices and with any `accumulate`. Shares are taken in turn, each with its part of the recall.
         """
-        task = self.task
-        rng = stream(self.seed, "train", index, rank, world)
-        recall_rows = int(task.recall_fraction * self.rows + rng.random())
+        step, part = divmod(index, self.train.accumulate)
+        share, shares = part * world + rank, self.train.accumulate * world
+        return {name: rows[share::shares] for name, rows in self._step(step).items()}
+
+    def _step(self, step: int) -> dict[str, torch.Tensor]:
+        """All rows of an optimiser step, recall first. Where `recall_fraction` is no whole number of
+        rows, the step draws whether it rounds up or down; each recall row draws its load."""
+        task, rows = self.task, self.train.batch_size
+        rng = stream(self.seed, "train", step)
+        recall_rows = int(task.recall_fraction * rows + rng.random())
         loads = rng.choice(task.pairs, recall_rows)
         parts = []
         if recall_rows:
-            inputs, labels, _ = mqar(rng, recall_rows, task.seq_len, loads, task.recall_vocab)
+            inputs, labels, _ = mqar(
+                rng, recall_rows, task.seq_len, loads, task.recall_vocab, queries=task.queries
+            )
             parts.append(self._recall(inputs, labels))
-        if recall_rows < self.rows:
+        if recall_rows < rows:
             last = len(self.corpus.train) - task.seq_len
-            parts.append(self._text(self.corpus.train, rng.integers(last, size=self.rows - recall_rows)))
+            parts.append(self._text(self.corpus.train, rng.integers(last, size=rows - recall_rows)))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def val_text_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:

@@ -126,11 +126,27 @@ def test_a_resumed_trainer_sees_the_batches_an_uninterrupted_one_sees(tmp_path):
     assert all(map(equal, whole, begun + rest))
 
 
-def test_every_rank_draws_its_own_rows():
-    data = TaskData(TASK, TRAIN, 0)
-    alone, *shares = ([data.train_batch(i, *where) for i in range(20)] for where in ((0, 1), (0, 2), (1, 2)))
-    assert not rows(shares[0]) & rows(shares[1])
-    assert not rows(alone) & (rows(shares[0]) | rows(shares[1]))
+@pytest.mark.parametrize(("accumulate", "world"), [(1, 2), (2, 1), (2, 2), (4, 2)])
+def test_devices_and_accumulation_share_out_the_same_rows(accumulate, world):
+    """However a step is cut, its parts are its rows, each once, and each part has its share of recall."""
+    train = TrainConfig(steps=3, batch_size=8, accumulate=accumulate, warmup=0)
+    whole, cut = TaskData(TASK, TrainConfig(steps=3, batch_size=8, warmup=0), 0), TaskData(TASK, train, 0)
+    for step in range(3):
+        indices = range(step * accumulate, (step + 1) * accumulate)
+        parts = [cut.train_batch(i, rank, world) for i in indices for rank in range(world)]
+        assert sum(len(rows([part])) for part in parts) == 8
+        assert rows(parts) == rows([whole.train_batch(step)])
+        recall = [int(part["is_recall"].sum()) for part in parts]
+        assert max(recall) - min(recall) <= 1
+
+
+def test_repeated_queries_reach_training_but_not_evaluation():
+    task = TaskConfig(seq_len=32, pairs=(1, 2, 4), queries=9, eval_pairs=(4,), eval_lengths=(32,))
+    batch = TaskData(task, TRAIN, 0).train_batch(0)
+    asked = (batch["labels"][batch["is_recall"]] >= 0).sum(1)
+    assert set(asked.tolist()) == {9}
+    measured = next(TaskData(task, TRAIN, 0).recall_eval_batches(32, 4))
+    assert set((measured["labels"] >= 0).sum(1).tolist()) == {4}
 
 
 def test_train_and_evaluation_never_share_a_stream():
