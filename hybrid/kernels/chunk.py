@@ -4,7 +4,7 @@ A sequence is cut into chunks of C tokens. What happens inside a chunk is done f
 once; only the state is carried from chunk to chunk, by a scan of T / C steps. No exponential of a
 positive number is ever taken, so any decay is safe. Memory grows linearly with T.
 
-Arguments and results are those of `hybrid.kernels`. Inside, a sequence is [N, B * H, C, ...] with N
+Arguments and results are those of `hybrid.kernels`. Inside, a sequence is [N * B * H, C, ...] with N
 chunks.
 
 Source: GLA (Yang et al., 2312.06635), sections 3 and 4; DeltaNet (Yang et al., 2406.06484), section
@@ -22,8 +22,10 @@ from torch import Tensor
 from hybrid.kernels.primitives import DecayedScores, DiagonalScan, MatrixScan, UnitLowerInverse
 from hybrid.kernels.recurrent import accumulation_type, matrix_state
 
-CHUNK = 64
-"""Longest chunk of the matrix kernels, in tokens."""
+CHUNKS = 16, 64
+"""Shortest and longest chunk of the matrix kernels, in tokens (a shorter sequence is one chunk).
+Between them a chunk is as long as keys are wide, which balances the products with C x C scores
+against those with K x V states."""
 
 
 def gated_scan(x: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -37,30 +39,29 @@ def gated_scan(x: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tens
     kept = g.cumsum(0).exp()
     starts = DiagonalScan.apply(kept[-1].transpose(0, 1), inside[-1].transpose(0, 1), start)
     h = torch.addcmul(inside, kept, starts[:-1].transpose(0, 1))
-    return h.permute(1, 2, 0, 3).flatten(1, 2)[:, :length].to(x.dtype), starts[-1]
+    return h.permute(1, 2, 0, 3).flatten(1, 2)[:, :length].to(x.dtype), starts[-1].clone()
 
 
 def gated_outer(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    start = matrix_state(k, v, state)
-    join = _joiner(v)
+    like, start = v, matrix_state(k, v, state)
     per_channel = log_decay.dim() == 4
     g = log_decay if per_channel else log_decay.unsqueeze(-1)
-    q, k, v, g = (_heads(x, start.dtype) for x in (q, k, v, g))
+    q, k, v, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in (scale * q, k, v, g))
 
-    since = g.cumsum(-2).exp()
+    since = g.cumsum(1).exp()
     if per_channel:
-        scores = _decayed_scores(q, k, g)
-        until = F.pad(g.flip(-2).cumsum(-2).flip(-2)[..., 1:, :], (0, 0, 0, 1)).exp()
+        scores = DecayedScores.apply(q, k, g)
+        until = F.pad(g.flip(1).cumsum(1).flip(1)[:, 1:], (0, 0, 0, 1)).exp()
     else:
         decay = _decays(g)
         scores = q @ k.mT * decay
-        until = decay[..., -1, :].unsqueeze(-1)
+        until = decay[:, -1].unsqueeze(-1)
 
-    states = DiagonalScan.apply(since[..., -1, :].unsqueeze(-1), (k * until).mT @ v, start.flatten(0, 1))
-    o = scores @ v + (q * since) @ states[:-1]
-    return join(scale * o), states[-1].view_as(start)
+    before, end = _scan(DiagonalScan, since[:, -1].unsqueeze(-1), (k * until).mT @ v, start)
+    o = torch.baddbmm(scores @ v, q * since, before)
+    return _join(o, like), end
 
 
 def gated_delta(
@@ -72,38 +73,40 @@ def gated_delta(
     state: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    start = matrix_state(k, v, state)
-    join = _joiner(v)
+    like, start = v, matrix_state(k, v, state)
     g = torch.zeros_like(beta) if log_decay is None else log_decay
-    q, k, v, beta, g = (_heads(x, start.dtype) for x in (q, k, v, beta.unsqueeze(-1), g.unsqueeze(-1)))
+    inputs = scale * q, k, v, beta.unsqueeze(-1), g.unsqueeze(-1)
+    q, k, v, beta, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in inputs)
 
-    since = g.cumsum(-2).exp()
+    since = g.cumsum(1).exp()
     decay = _decays(g)
-    until = decay[..., -1, :].unsqueeze(-1)
+    until = decay[:, -1].unsqueeze(-1)
 
-    # Inside a chunk, what token i writes is beta_i (v_i - what k_i reads), which is a triangular
-    # system; its solution is `written - reads @ S` with S the state before the chunk (UT transform).
-    overlap = beta * (k @ k.mT) * decay
-    inverse = UnitLowerInverse.apply(overlap.tril(-1).flatten(0, 1)).view_as(overlap)
-    written, reads = inverse @ (beta * v), inverse @ (beta * since * k)
+    # Inside a chunk token i writes beta_i (v_i - what k_i reads), earlier writes included: a
+    # triangular system. Solved, it reads `written + erased @ S` with S the state before the chunk.
+    inverse = UnitLowerInverse.apply(beta * (k @ k.mT) * decay)
+    written, erased = inverse @ (beta * v), inverse @ (-beta * since * k)
 
     keys = (k * until).mT
-    eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    states = MatrixScan.apply(since[..., -1:, :] * eye - keys @ reads, keys @ written, start.flatten(0, 1))
-    before = states[:-1]
-    o = (q @ k.mT * decay) @ (written - reads @ before) + (q * since) @ before
-    return join(scale * o), states[-1].view_as(start)
-
-
-def _decayed_scores(q: Tensor, k: Tensor, g: Tensor) -> Tensor:
-    scores = DecayedScores.apply(q.flatten(0, 1), k.flatten(0, 1), g.flatten(0, 1))
-    return scores.view(*q.shape[:-1], q.shape[-2])
+    kept = torch.diag_embed(since[:, -1].expand(-1, k.shape[-1]))
+    before, end = _scan(MatrixScan, torch.baddbmm(kept, keys, erased), keys @ written, start)
+    writes = torch.baddbmm(written, erased, before)
+    o = torch.baddbmm((q @ k.mT * decay) @ writes, q * since, before)
+    return _join(o, like), end
 
 
 def _decays(g: Tensor) -> Tensor:
-    """The decay from token j of a chunk to token i: [..., C, C], 0 above the diagonal."""
+    """The decay from token j of a chunk to token i: [batch, C, C], 0 above the diagonal."""
     ones = torch.ones_like(g)
-    return _decayed_scores(ones, ones, g)
+    return DecayedScores.apply(ones, ones, g)
+
+
+def _scan(scan, decay: Tensor, added: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The states before every chunk, [N * B * H, K, V], and the one after the last, [B, H, K, V]."""
+    batch = start.shape[0] * start.shape[1]
+    states = scan.apply(*(x.unflatten(0, (-1, batch)) for x in (decay, added)), start.flatten(0, 1))
+    # A copy: a view kept as a model's state would keep the states of all chunks alive.
+    return states[:-1].flatten(0, 1), states[-1].clone().view_as(start)
 
 
 def _power_of_two(at_least: int) -> int:
@@ -119,18 +122,14 @@ def _cut(x: Tensor, size: int) -> Tensor:
     return x.unflatten(1, (-1, size)).transpose(0, 1)
 
 
-def _heads(x: Tensor, kind: torch.dtype) -> Tensor:
-    """[B, T, H, K] as chunks [N, B * H, C, K]."""
-    size = min(CHUNK, _power_of_two(x.shape[1]))
-    return _cut(x.to(kind), size).transpose(2, 3).contiguous().flatten(1, 2)
+def _chunks(x: Tensor, width: int) -> Tensor:
+    """[B, T, H, K] as chunks [N * B * H, C, K]."""
+    shortest, longest = CHUNKS
+    size = min(max(_power_of_two(width), shortest), longest, _power_of_two(x.shape[1]))
+    return _cut(x, size).transpose(2, 3).flatten(0, 2).contiguous()
 
 
-def _joiner(v: Tensor):
-    """The way back: from chunks [N, B * H, C, V] to the shape and type of v: [B, T, H, V]."""
-    batch, length, heads, _ = v.shape
-
-    def join(o: Tensor) -> Tensor:
-        o = o.unflatten(1, (batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)
-        return o[:, :length].to(v.dtype)
-
-    return join
+def _join(o: Tensor, like: Tensor) -> Tensor:
+    """Chunks [N * B * H, C, V] as a sequence like `like`: [B, T, H, V]."""
+    batch, length, heads, _ = like.shape
+    return o.unflatten(0, (-1, batch, heads)).permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :length].to(like.dtype)
