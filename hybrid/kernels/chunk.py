@@ -48,7 +48,8 @@ def gated_outer(
     like, start = v, matrix_state(k, v, state)
     per_channel = log_decay.dim() == 4
     g = log_decay if per_channel else log_decay.unsqueeze(-1)
-    q, k, v, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in (scale * q, k, v, g))
+    q, k, v, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in (q, k, v, g))
+    q = scale * q
 
     since = g.cumsum(1).exp()
     if per_channel:
@@ -75,8 +76,9 @@ def gated_delta(
 ) -> tuple[Tensor, Tensor]:
     like, start = v, matrix_state(k, v, state)
     g = torch.zeros_like(beta) if log_decay is None else log_decay
-    inputs = scale * q, k, v, beta.unsqueeze(-1), g.unsqueeze(-1)
+    inputs = q, k, v, beta.unsqueeze(-1), g.unsqueeze(-1)
     q, k, v, beta, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in inputs)
+    q = scale * q
 
     since = g.cumsum(1).exp()
     decay = _decays(g)

@@ -62,7 +62,7 @@ class MatrixScan(Function):
 
 
 class UnitLowerInverse(Function):
-    """``(I + L)^-1`` of strictly lower triangular matrices L: [batch, C, C], C a power of two.
+    """``(I + L)^-1`` with L the part below the diagonal of [batch, C, C], C a power of two.
 
     By blocks of 1, 2, 4, ...: the inverse of ``[[A, 0], [L, D]]`` is ``[[A', 0], [-D' L A', D']]``
     with ``A'`` and ``D'`` the inverses of A and D. Powers of L, which explode when keys repeat,
@@ -85,7 +85,7 @@ class UnitLowerInverse(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         (inverse,) = ctx.saved_tensors
-        return -(inverse.mT @ grad @ inverse.mT).tril(-1)
+        return (inverse.mT @ grad @ inverse.mT).tril_(-1).neg_()
 
 
 class DecayedScores(Function):
