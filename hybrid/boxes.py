@@ -69,6 +69,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def moment(date: str) -> str:
+    """An ISO 8601 date and time in UTC, as a reader writes it."""
+    return date.replace("T", " ").replace("+00:00", " UTC")
+
+
 def memory(size: int) -> str:
     """Bytes in gigabytes of 10^9 bytes."""
     return f"{size / 1e9:.1f} GB"

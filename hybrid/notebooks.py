@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybrid.boxes import Box, chapter_command, duration, memory
+from hybrid.boxes import Box, chapter_command, duration, memory, moment
 from hybrid.parameters import check, check_parameters, parse_parameters
 from hybrid.store import Store, home, write_atomically
 
@@ -121,15 +121,17 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
         runs: the table of `hybrid.runs.collect`, where the chapter has one.
         parameters: the chapter's parameters with the values it ran with.
     """
+    import pandas
     import torch
 
     from hybrid import provenance as evidence
 
+    table = pandas.DataFrame(runs).reindex(columns=["run_id", "seconds"])
     record = {
         "chapter": chapter,
         "parameters": parameters,
-        "runs": [] if runs is None else list(runs["run_id"]),
-        "training_seconds": 0.0 if runs is None else float(runs["seconds"].sum()),
+        "runs": list(table["run_id"]),
+        "training_seconds": float(table["seconds"].sum()),
         "source_hash": evidence.LOADED,
         **evidence.commit(),
         "versions": evidence.versions(),
@@ -141,7 +143,7 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
     commit = record["commit"] or "not in a git checkout"
     rows = [
         ["Command", chapter_command(chapter, parameters)],
-        ["Executed", record["date"]],
+        ["Executed", moment(record["date"])],
         ["Device", record["device"]],
         ["Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())],
         ["Commit", commit + (", with changes" if record["dirty"] else "")],

@@ -83,7 +83,7 @@ def parse_parameters(assignments: Sequence[str]) -> dict[str, Any]:
         if name in values:
             raise ValueError(f"parameter {name} is given more than once")
         try:
-            values[name] = _scalars(yaml.load(text, Loader=yaml.BaseLoader))
+            values[name] = _value(text)
         except yaml.YAMLError as error:
             raise ValueError(f"the value of parameter {name} cannot be read; got {text!r}") from error
     return values
@@ -124,15 +124,25 @@ def check(**values) -> None:
         raise ValueError(f"parameter seeds must be a list of different whole numbers from 0; got {seeds!r}")
 
 
-def _scalars(value):
-    if isinstance(value, list):
-        return [_scalars(item) for item in value]
-    if not isinstance(value, str):
-        return value
+def _value(text: str):
+    """JSON where it is JSON; else a list or word whose unquoted parts are read as JSON or kept."""
+    import yaml
+
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError:
-        return _CONSTANTS.get(value, value)
+        # Its other loaders read 3:1 as a number of minutes.
+        value = yaml.load(text, Loader=yaml.BaseLoader) if text else text
+    if isinstance(value, list):
+        return [_word(item) for item in value]
+    return _word(value)
+
+
+def _word(text):
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError):
+        return _CONSTANTS.get(text, text) if isinstance(text, str) else text
 
 
 def _typed(name: str, kind: str, value):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hybrid import notebooks, provenance
-from hybrid.boxes import duration
+from hybrid.boxes import duration, moment
 from hybrid.store import Result, Store, home, write_atomically
 
 PAGE = home() / "book" / "status.md"
@@ -59,7 +59,7 @@ def _chapter(name: str, folder: Path, runs: dict[str, Result]) -> list:
     return [
         f"{{doc}}`{folder.name}/{name}`",
         record["parameters"].get("scale", ""),
-        record["date"].replace("T", " ").replace("+00:00", " UTC"),
+        moment(record["date"]),
         duration(record["seconds"]),
         record["device"],
         len(record["runs"]),
