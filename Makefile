@@ -9,7 +9,7 @@ PINS := torch==2.13.0 triton==3.7.1
 .DEFAULT_GOAL := book
 
 book: $(READY)  ## the rendered book
-	@$(BIN)/snakemake --quiet --config scale=$(SCALE)
+	@$(BIN)/snakemake --quiet rules host reason --config scale=$(SCALE)
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 	@echo "Open that file in a browser, or run 'make serve'."
 

@@ -103,7 +103,7 @@ def test_a_chapter_runs_at_smoke_scale_from_an_empty_store(chapter, smoke):
             o for o in cell.get("outputs", []) if {"image/svg+xml", "image/png"} & set(o.get("data", {}))
         ]
         if figures:
-            assert len(cell.metadata.mystnb.image.alt) > 40, f"cell {cell.id} draws without a description"
+            assert len(cell.metadata.mystnb.image.alt) > 20, f"cell {cell.id} draws without a description"
             assert cell.metadata.mystnb.figure.caption, f"cell {cell.id} draws without a caption"
 
 
