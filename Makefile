@@ -20,7 +20,7 @@ serve: $(READY)  ## the book at http://localhost:8000, on this machine only
 	$(BIN)/python -m http.server --bind localhost --directory _build/html 8000
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check hybrid tests && $(BIN)/ruff format --check hybrid tests
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
