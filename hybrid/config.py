@@ -200,7 +200,7 @@ class TrainConfig:
     warmup: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; vectors (norms, biases, decays) get none."""
+    """Decoupled weight decay of weight matrices; norms, biases, decays and bounds get none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moment decays."""
     clip: float = 1.0

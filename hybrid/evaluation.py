@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from hybrid.config import TaskConfig
 from hybrid.data.module import TaskData
 from hybrid.model import HybridLM
 
@@ -56,8 +57,8 @@ def evaluate(model: HybridLM, data: TaskData, sequences: int | None = None) -> d
 
     Returns ``loss_bits_per_byte`` where the task holds text; and, where it holds recall,
     ``recall_by`` (the rows of `recall_accuracy` for every length and load that fits: a load of n
-    pairs needs 4 n tokens) and ``recall``, the mean over loads of the accuracy at the training length
-    (at the shortest measured length where the training length is not measured).
+    pairs needs 4 n tokens) and ``recall``, the mean of the accuracy over the trained loads at the
+    training length (where these are not measured: over all loads, at the shortest measured length).
     `sequences` bounds the sequences behind each number; None is the task's own.
     """
     task, training = data.task, model.training
@@ -73,11 +74,16 @@ def evaluate(model: HybridLM, data: TaskData, sequences: int | None = None) -> d
             if 4 * pairs <= length
             for row in recall_accuracy(model, data, length, pairs, sequences)
         ]
-        home = task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
-        at_home = [r["accuracy"] for r in rows if r["length"] == home and r["distance"] is None]
-        metrics |= {"recall": sum(at_home) / len(at_home), "recall_by": rows}
+        metrics |= {"recall": _at_home(task, [r for r in rows if r["distance"] is None]), "recall_by": rows}
     model.train(training)
     return metrics
+
+
+def _at_home(task: TaskConfig, rows: list[dict]) -> float:
+    home = task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
+    at_length = [r for r in rows if r["length"] == home]
+    trained = [r for r in at_length if r["pairs"] in task.pairs] or at_length
+    return sum(r["accuracy"] for r in trained) / len(trained)
 
 
 def _device(model: HybridLM) -> torch.device:

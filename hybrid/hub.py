@@ -12,7 +12,7 @@ from urllib.request import getproxies
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
-def unreachable(seconds: float = 0.7) -> str | None:
+def unreachable(seconds: float = 0.5) -> str | None:
     """Why the hub cannot be used now, in words; None when it can.
 
     Args:

@@ -199,11 +199,13 @@ class HybridLM(nn.Module):
         return torch.cat(tokens, dim=1)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path) -> HybridLM:
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> HybridLM:
         """Read a model from a folder or the hub; see `hybrid.checkpoint.load`."""
         from hybrid.checkpoint import load
 
-        return load(path_or_hub_id)
+        return load(path_or_hub_id, device=device, dtype=dtype)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the model into a folder; see `hybrid.checkpoint.save`."""

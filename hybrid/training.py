@@ -62,8 +62,9 @@ class LitHybridLM(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         train = self.spec.train
-        matrices = [p for p in self.parameters() if p.dim() >= 2]
-        vectors = [p for p in self.parameters() if p.dim() < 2]
+        matrices = [p for name, p in self.named_parameters() if name.endswith("weight") and p.dim() >= 2]
+        chosen = set(map(id, matrices))
+        vectors = [p for p in self.parameters() if id(p) not in chosen]
         optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": train.weight_decay},
@@ -183,7 +184,8 @@ def fit(
         metrics = evaluate(module.model, data)
     except Diverged as error:
         status, message = "failed", str(error)
-    metrics["corpus_fingerprint"] = data.corpus.fingerprint
+    if spec.task.recall_fraction < 1:
+        metrics["corpus_fingerprint"] = data.corpus.fingerprint
     metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
     tokens = spec.train.steps * spec.train.batch_size * spec.task.seq_len
     evidence = provenance.collect(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import hashlib
 import os
-import socket
 import sysconfig
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import getproxies
 
 import numpy as np
 
+from hybrid import hub
 from hybrid.config import TaskConfig
 
 MOST_TOKENS = 50_000_000
@@ -194,34 +190,10 @@ def _tokenizer(name: str):
     return AutoTokenizer.from_pretrained(name)
 
 
-def _require_hub(wanted: str, seconds: float = 0.5) -> None:
+def _require_hub(wanted: str) -> None:
     """Refuse at once when the hub cannot be reached; its client would retry for half a minute."""
-    offline = next((n for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE") if _is_on(n)), None)
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    if offline is None and _reachable(urlparse(getproxies().get("https", endpoint)), seconds):
-        return
-    reason = f"{offline} is set" if offline else f"{endpoint} cannot be reached"
-    raise ConnectionError(
-        f"{wanted} needs the Hugging Face hub, but {reason}; without a network use "
-        "corpus='stdlib' with tokenizer='bytes' (the default), or local files"
-    )
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _reachable(address, seconds: float) -> bool:
-    answers = []
-
-    def connect() -> None:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        with contextlib.suppress(OSError):
-            socket.create_connection((address.hostname, port), timeout=seconds).close()
-            answers.append(True)
-
-    # A thread, because looking up the name has no timeout of its own.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(answers)
+    if reason := hub.unreachable():
+        raise ConnectionError(
+            f"{wanted} needs the Hugging Face hub, but {reason}; without a network use "
+            "corpus='stdlib' with tokenizer='bytes' (the default), or local files"
+        )
