@@ -36,29 +36,35 @@ class DiagonalScan(Function):
         return (grad[1:] * states[:-1]).sum_to_size(a.shape), grad[1:], grad[0]
 
 
-class MatrixScan(Function):
-    """``s_{n+1} = a_n @ s_n + x_n`` for n = 0 .. N-1.
+class DeltaScan(Function):
+    """``w_n = u_n + e_n @ s_n`` and ``s_{n+1} = a_n * s_n + k_n @ w_n`` for n = 0 .. N-1.
 
-    a: [N, batch, K, K]; x: [N, batch, K, V]; s_0: [batch, K, V]. Returns s_0 .. s_N.
+    a: [N, batch, 1, 1]; k: [N, batch, K, C]; u: [N, batch, C, V]; e: [N, batch, C, K];
+    s_0: [batch, K, V]. Returns s_0 .. s_N and w_0 .. w_{N-1}.
     """
 
     @staticmethod
-    def forward(ctx, a: Tensor, x: Tensor, start: Tensor) -> Tensor:
-        states = x.new_empty(x.shape[0] + 1, *x.shape[1:])
+    def forward(ctx, a: Tensor, k: Tensor, u: Tensor, e: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        states, writes = start.new_empty(a.shape[0] + 1, *start.shape), torch.empty_like(u)
         states[0] = start
-        for n in range(x.shape[0]):
-            torch.baddbmm(x[n], a[n], states[n], out=states[n + 1])
-        ctx.save_for_backward(a, states)
-        return states
+        for n in range(a.shape[0]):
+            torch.baddbmm(u[n], e[n], states[n], out=writes[n])
+            torch.mul(a[n], states[n], out=states[n + 1]).baddbmm_(k[n], writes[n])
+        ctx.save_for_backward(a, k, e, states, writes)
+        return states, writes
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        a, states = ctx.saved_tensors
-        grad = grad.clone(memory_format=torch.contiguous_format)
+    def backward(ctx, grad_states: Tensor, grad_writes: Tensor):
+        a, k, e, states, writes = ctx.saved_tensors
+        grad_states, grad_u = (
+            grad.clone(memory_format=torch.contiguous_format) for grad in (grad_states, grad_writes)
+        )
         for n in reversed(range(a.shape[0])):
-            grad[n].baddbmm_(a[n].mT, grad[n + 1])
-        return grad[1:] @ states[:-1].mT, grad[1:], grad[0]
+            grad_u[n].baddbmm_(k[n].mT, grad_states[n + 1])
+            grad_states[n].addcmul_(a[n], grad_states[n + 1]).baddbmm_(e[n].mT, grad_u[n])
+        grad_a = (grad_states[1:] * states[:-1]).sum_to_size(a.shape)
+        return grad_a, grad_states[1:] @ writes.mT, grad_u, grad_u @ states[:-1].mT, grad_states[0]
 
 
 class UnitLowerInverse(Function):
