@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PINS := torch==2.13.0 triton==3.7.1
 
-.PHONY: book test serve lint test-gpu lock clean
+.PHONY: book test serve lint test-gpu lock figure clean
 .DEFAULT_GOAL := book
 
 book: $(READY)  ## the rendered book
@@ -28,6 +28,9 @@ test-gpu: $(READY)
 lock:  ## newest versions that pyproject.toml admits, but for PINS
 	rm -rf _build/lock && $(PYTHON) -m venv _build/lock && _build/lock/bin/pip install $(PINS) -e '.[fused,book,test]'
 	_build/lock/bin/pip freeze --all --exclude pip --exclude-editable | sed -E '/^(nvidia|cuda)-/d; s/\+[a-z0-9.]+$$//; s/^(triton==.*)/\1 ; sys_platform == "linux"/' > requirements.lock
+
+figure:  ## the figure of the README, from the executed chapter
+	$(BIN)/python -m hybrid picture 08_recall fig-recall-main --out book/_static/recall.svg
 
 clean:  ## everything that is generated, but not the environment and the results
 	rm -rf _build book/chapters book/status.md .snakemake

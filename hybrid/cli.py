@@ -59,6 +59,13 @@ def _notebook(args: argparse.Namespace) -> int:
     return 0
 
 
+def _picture(args: argparse.Namespace) -> int:
+    from hybrid import notebooks
+
+    print(notebooks.picture(notebooks.CHAPTERS / f"{args.chapter}.ipynb", args.figure, args.out))
+    return 0
+
+
 def _status(args: argparse.Namespace) -> int:
     from hybrid import status
 
@@ -104,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
     notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
     notebook.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
     notebook.add_argument("--out", help="executed copy (default: the book's generated chapters)")
+
+    picture = command("picture", _picture, "write a figure of an executed chapter as SVG")
+    picture.add_argument("chapter", help="executed chapter such as 08_recall")
+    picture.add_argument("figure", help="label of the figure, such as fig-recall-main")
+    picture.add_argument("--out", required=True, help="file to write")
 
     command("status", _status, "write the status page").add_argument("--out", help="file to write")
 

@@ -163,6 +163,30 @@ def evidence_of(path: str | Path) -> dict | None:
     return None
 
 
+def picture(path: str | Path, name: str, destination: str | Path) -> Path:
+    """Write a figure of an executed notebook into a file of its own, as SVG.
+
+    Args:
+        path: the executed notebook.
+        name: the figure's label, such as "fig-recall-main".
+        destination: the file to write.
+
+    Raises ``ValueError`` naming the figures there are.
+    """
+    found = {}
+    for cell in _read(path).cells:
+        label = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        drawn = [
+            o.data["image/svg+xml"] for o in cell.get("outputs", []) if "image/svg+xml" in o.get("data", {})
+        ]
+        if label and drawn:
+            found[label] = drawn[-1]
+    if name not in found:
+        raise ValueError(f"no figure {name!r} in {path}; there are: {', '.join(found) or 'none'}")
+    write_atomically(Path(destination), found[name])
+    return Path(destination)
+
+
 def _record(executed: Path, seconds: float, *, measured: bool) -> None:
     record = evidence_of(executed)
     if record is None:

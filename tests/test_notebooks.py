@@ -290,3 +290,16 @@ def test_markdown_of_a_notebook_is_left_alone_by_strip(tmp_path):
     path = tmp_path / "text.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Title", id="title")]), path)
     assert read(notebooks.strip(path)).cells[0].source == "# Title"
+
+
+def test_a_figure_of_an_executed_chapter_becomes_a_file(write, tmp_path):
+    draw = "from IPython.display import SVG\nSVG('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')"
+    path = write(TOY, draw)
+    notebook = read(path)
+    notebook.cells[1].metadata["mystnb"] = {"figure": {"name": "fig-toy"}}
+    nbformat.write(notebook, path)
+    executed = notebooks.execute(path, tmp_path / "out" / path.name)
+    drawn = notebooks.picture(executed, "fig-toy", tmp_path / "toy.svg").read_text()
+    assert drawn.startswith("<svg")
+    with pytest.raises(ValueError, match="no figure 'fig-other' in .*; there are: fig-toy"):
+        notebooks.picture(executed, "fig-other", tmp_path / "other.svg")
