@@ -301,5 +301,5 @@ def test_a_figure_of_an_executed_chapter_becomes_a_file(write, tmp_path):
     executed = notebooks.execute(path, tmp_path / "out" / path.name)
     drawn = notebooks.picture(executed, "fig-toy", tmp_path / "toy.svg").read_text()
     assert drawn.startswith("<svg")
-    with pytest.raises(ValueError, match="no figure 'fig-other' in .*; there are: fig-toy"):
+    with pytest.raises(ValueError, match=r"no figure .fig-other. in .*; there are: fig-toy"):
         notebooks.picture(executed, "fig-other", tmp_path / "other.svg")
