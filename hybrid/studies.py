@@ -66,7 +66,7 @@ SCALES: dict[str, Scale] = {
             eval_pairs=(2, 4, 8, 16, 32),
             eval_lengths=(64, 128),
         ),
-        train=TrainConfig(steps=800, batch_size=32, lr=4e-3, warmup=80),
+        train=TrainConfig(steps=800, batch_size=32, lr=8e-3, warmup=80),
     ),
     "gpu": Scale(
         depth=24,
@@ -148,11 +148,11 @@ def recall_study(
 
 
 def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
-    """Where a scale's learning rate comes from: pure and full models at half of it, at it and at twice
-    it, on `SWEEP_SEED`."""
+    """Where a scale's learning rate comes from: pure and full models at a quarter of it, half of it, it
+    and twice it, on `SWEEP_SEED`."""
     rate = scale(scale_name).train.lr
     specs = recall_study(scale_name, ratios=("pure", "full"), seeds=(0,))
-    return [s.with_(lr=r, seed=SWEEP_SEED) for r in (rate / 2, rate, rate * 2) for s in specs]
+    return [s.with_(lr=r, seed=SWEEP_SEED) for r in (rate / 4, rate / 2, rate, rate * 2) for s in specs]
 
 
 STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
