@@ -107,7 +107,9 @@ def _scan(scan, *inputs: Tensor) -> tuple[Tensor, ...]:
     batch = start.shape[0] * start.shape[1]
     results = scan.apply(*(x.unflatten(0, (-1, batch)) for x in inputs), start.flatten(0, 1))
     states, *rest = results if isinstance(results, tuple) else (results,)
-    return states[:-1].flatten(0, 1), states[-1].view_as(start), *(x.flatten(0, 1) for x in rest)
+    # A copy: a view kept as a model's state would keep the states of all chunks alive.
+    last = states[-1].clone().view_as(start)
+    return states[:-1].flatten(0, 1), last, *(x.flatten(0, 1) for x in rest)
 
 
 def _power_of_two(at_least: int) -> int:
