@@ -34,7 +34,7 @@ def gated_scan(x: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tens
     added, g = (_cut(tensor.to(kind), size).transpose(0, 2) for tensor in (x, log_decay))
     start = x.new_zeros(batch, channels, dtype=kind) if state is None else state.to(kind)
 
-    inside = DiagonalScan.apply(g.exp(), added, torch.zeros_like(added[0]))[1:]
+    _, inside = DiagonalScan.apply(g.exp(), added, torch.zeros_like(added[0])).split([1, size])
     kept = g.cumsum(0).exp()
     starts = DiagonalScan.apply(kept[-1].transpose(0, 1), inside[-1].transpose(0, 1), start)
     h = torch.addcmul(inside, kept, starts[:-1].transpose(0, 1))
@@ -59,9 +59,11 @@ def gated_outer(
         scores = q @ k.mT * decay
         until = decay[:, -1].unsqueeze(-1)
 
-    before, end = _scan(DiagonalScan, since[:, -1].unsqueeze(-1), (k * until).mT @ v, start)
-    o = torch.baddbmm(scores @ v, q * since, before)
-    return _join(o, like), end
+    kept, added = _by_chunk(start, since[:, -1].unsqueeze(-1), (k * until).mT @ v)
+    states = DiagonalScan.apply(kept, added, start.flatten(0, 1))
+    before, end = states.split([len(kept), 1])
+    o = torch.baddbmm(scores @ v, q * since, before.flatten(0, 1))
+    return _join(o, like), end.view_as(start)
 
 
 def gated_delta(
@@ -86,12 +88,12 @@ def gated_delta(
     # Inside a chunk token i writes beta_i (v_i - what k_i reads), earlier writes included: a
     # triangular system. Solved, it is `written + erased @ S` with S the state before the chunk.
     inverse = UnitLowerInverse.apply(beta * (k @ k.mT) * decay)
-    written, erased = inverse @ (beta * v), inverse @ (-beta * since * k)
+    written, erased = inverse * beta.mT @ v, inverse * (-beta * since).mT @ k
 
-    keys = (k * until).mT
-    before, end, writes = _scan(DeltaScan, since[:, -1:], keys, written, erased, start)
-    o = torch.baddbmm((q @ k.mT * decay) @ writes, q * since, before)
-    return _join(o, like), end
+    kept, keys, written, erased = _by_chunk(start, since[:, -1:], (k * until).mT, written, erased)
+    before, end, writes = DeltaScan.apply(kept, keys, written, erased, start.flatten(0, 1))
+    o = torch.baddbmm((q @ k.mT * decay) @ writes.flatten(0, 1), q * since, before.flatten(0, 1))
+    return _join(o, like), end.view_as(start)
 
 
 def _decays(g: Tensor) -> Tensor:
@@ -100,16 +102,9 @@ def _decays(g: Tensor) -> Tensor:
     return DecayedScores.apply(ones, ones, g)
 
 
-def _scan(scan, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Scan over chunks, inputs being [N * B * H, ...] but the last, the first state [B, H, K, V].
-    Returns the states before every chunk, [N * B * H, K, V], the one after the last, and the rest."""
-    *inputs, start = inputs
-    batch = start.shape[0] * start.shape[1]
-    results = scan.apply(*(x.unflatten(0, (-1, batch)) for x in inputs), start.flatten(0, 1))
-    states, *rest = results if isinstance(results, tuple) else (results,)
-    # A copy: a view kept as a model's state would keep the states of all chunks alive.
-    last = states[-1].clone().view_as(start)
-    return states[:-1].flatten(0, 1), last, *(x.flatten(0, 1) for x in rest)
+def _by_chunk(start: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """[N * B * H, ...] as [N, B * H, ...], with B and H those of the first state."""
+    return [x.unflatten(0, (-1, start.shape[0] * start.shape[1])) for x in tensors]
 
 
 def _power_of_two(at_least: int) -> int:

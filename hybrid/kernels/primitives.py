@@ -30,41 +30,42 @@ class DiagonalScan(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         a, states = ctx.saved_tensors
-        grad = grad.clone(memory_format=torch.contiguous_format)
+        total = torch.empty_like(states)
+        total[-1] = grad[-1]
         for n in reversed(range(a.shape[0])):
-            grad[n].addcmul_(a[n], grad[n + 1])
-        return (grad[1:] * states[:-1]).sum_to_size(a.shape), grad[1:], grad[0]
+            torch.addcmul(grad[n], a[n], total[n + 1], out=total[n])
+        return (total[1:] * states[:-1]).sum_to_size(a.shape), total[1:], total[0]
 
 
 class DeltaScan(Function):
     """``w_n = u_n + e_n @ s_n`` and ``s_{n+1} = a_n * s_n + k_n @ w_n`` for n = 0 .. N-1.
 
     a: [N, batch, 1, 1]; k: [N, batch, K, C]; u: [N, batch, C, V]; e: [N, batch, C, K];
-    s_0: [batch, K, V]. Returns s_0 .. s_N and w_0 .. w_{N-1}.
+    s_0: [batch, K, V]. Returns s_0 .. s_{N-1}, s_N and w_0 .. w_{N-1}.
     """
 
     @staticmethod
-    def forward(ctx, a: Tensor, k: Tensor, u: Tensor, e: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        states, writes = start.new_empty(a.shape[0] + 1, *start.shape), torch.empty_like(u)
-        states[0] = start
+    def forward(ctx, a: Tensor, k: Tensor, u: Tensor, e: Tensor, start: Tensor):
+        before, writes = start.new_empty(a.shape[0], *start.shape), torch.empty_like(u)
+        state = start
         for n in range(a.shape[0]):
-            torch.baddbmm(u[n], e[n], states[n], out=writes[n])
-            torch.mul(a[n], states[n], out=states[n + 1]).baddbmm_(k[n], writes[n])
-        ctx.save_for_backward(a, k, e, states, writes)
-        return states, writes
+            before[n] = state
+            torch.baddbmm(u[n], e[n], state, out=writes[n])
+            state = (a[n] * state).baddbmm_(k[n], writes[n])
+        ctx.save_for_backward(a, k, e, before, writes)
+        return before, state, writes
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_states: Tensor, grad_writes: Tensor):
-        a, k, e, states, writes = ctx.saved_tensors
-        grad_states, grad_u = (
-            grad.clone(memory_format=torch.contiguous_format) for grad in (grad_states, grad_writes)
-        )
+    def backward(ctx, grad_before: Tensor, grad_state: Tensor, grad_writes: Tensor):
+        a, k, e, before, writes = ctx.saved_tensors
+        grad_a, grad_k, grad_u = torch.empty_like(a), torch.empty_like(k), torch.empty_like(writes)
         for n in reversed(range(a.shape[0])):
-            grad_u[n].baddbmm_(k[n].mT, grad_states[n + 1])
-            grad_states[n].addcmul_(a[n], grad_states[n + 1]).baddbmm_(e[n].mT, grad_u[n])
-        grad_a = (grad_states[1:] * states[:-1]).sum_to_size(a.shape)
-        return grad_a, grad_states[1:] @ writes.mT, grad_u, grad_u @ states[:-1].mT, grad_states[0]
+            torch.baddbmm(grad_writes[n], k[n].mT, grad_state, out=grad_u[n])
+            torch.bmm(grad_state, writes[n].mT, out=grad_k[n])
+            grad_a[n] = torch.linalg.vecdot(grad_state.flatten(1), before[n].flatten(1))[:, None, None]
+            grad_state = torch.addcmul(grad_before[n], a[n], grad_state).baddbmm_(e[n].mT, grad_u[n])
+        return grad_a, grad_k, grad_u, grad_u @ before.mT, grad_state
 
 
 class UnitLowerInverse(Function):
