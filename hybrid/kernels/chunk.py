@@ -63,7 +63,8 @@ def gated_outer(
     states = DiagonalScan.apply(kept, added, start.flatten(0, 1))
     before, end = states.split([len(kept), 1])
     o = torch.baddbmm(scores @ v, q * since, before.flatten(0, 1))
-    return _join(o, like), end.view_as(start)
+    # A copy: a view kept as a model's state would keep the states of all chunks alive.
+    return _join(o, like), end.clone().view_as(start)
 
 
 def gated_delta(
