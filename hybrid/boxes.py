@@ -51,6 +51,21 @@ class Box:
         )
 
 
+def show(rows, name: str | None = None):
+    """A plain table for a page, without pandas' index.
+
+    Args:
+        rows: a frame, a list of rows, or label -> row.
+        name: header of the first column that holds the labels; needed with labels.
+    """
+    import pandas
+    from IPython.display import HTML
+
+    if name:
+        rows = [{name: label} | row for label, row in rows.items()]
+    return HTML(pandas.DataFrame(rows).to_html(index=False, border=0))
+
+
 def chapter_command(chapter: str, parameters: dict) -> str:
     """The command line that executes a chapter with these parameters."""
     words = ["python", "-m", "hybrid", "notebook", chapter]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hybrid.figures import interval
+from hybrid.intervals import interval
 
 if TYPE_CHECKING:
     import pandas
