@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LEARNT = 0.95
 """Recall of full attention at the training length from which a study counts."""
+LEFT = 1.5
+"""How far above chance, as a factor, a mixer must have come before its layouts are compared."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,23 @@ def baseline_learnt(full: pandas.DataFrame, metric: str = "recall") -> Verdict:
     return Verdict(sentence, "supported" if values.min() >= LEARNT else "not supported", evidence)
 
 
-def subject_to(baseline: Verdict, verdict: Verdict) -> Verdict:
-    """The verdict, or "inconclusive: baseline undertrained" where the baseline has not learnt."""
-    if baseline.verdict == "supported":
+def left_chance(frame: pandas.DataFrame, chance: float, metric: str = "recall") -> Verdict:
+    """Whether any layout among the runs has, on average over seeds, recall of at least `LEFT` times the
+    chance level. Where none has, the runs are too short to tell their layouts apart."""
+    done = frame[frame["status"] == "done"]
+    sentence = f"some layout reaches {LEFT:g} times chance ({chance:.3f})"
+    if done.empty:
+        return Verdict(sentence, "inconclusive", "no finished run")
+    best = done.groupby("layout")[metric].mean().max()
+    return Verdict(sentence, "supported" if best >= LEFT * chance else "not supported", f"best {best:.3f}")
+
+
+def subject_to(condition: Verdict, reason: str, verdict: Verdict) -> Verdict:
+    """The verdict; or "inconclusive", with the reason, where its condition is not supported."""
+    if condition.verdict == "supported":
         return verdict
-    reason = f"baseline undertrained ({baseline.evidence}); measured {verdict.evidence}"
-    return Verdict(verdict.sentence, "inconclusive", reason)
+    evidence = f"{reason} ({condition.evidence}); measured {verdict.evidence}"
+    return Verdict(verdict.sentence, "inconclusive", evidence)
 
 
 def table(verdicts: Sequence[Verdict]) -> pandas.DataFrame:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hybrid.claims import Verdict, baseline_learnt, decide, paired, subject_to, table
+from hybrid.claims import Verdict, baseline_learnt, decide, left_chance, paired, subject_to, table
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,18 @@ def test_undertrained_baseline_makes_every_verdict_inconclusive():
     baseline = baseline_learnt(full)
     assert baseline.verdict == "not supported"
     good = Verdict("s", "supported", "e")
-    assert subject_to(baseline, good).verdict == "inconclusive"
-    assert "baseline undertrained" in subject_to(baseline, good).evidence
+    held_back = subject_to(baseline, "baseline undertrained", good)
+    assert held_back == Verdict(
+        "s", "inconclusive", f"baseline undertrained ({baseline.evidence}); measured e"
+    )
     learnt = baseline_learnt(full.assign(recall=0.97))
-    assert subject_to(learnt, good) == good
+    assert subject_to(learnt, "baseline undertrained", good) == good
     assert list(table([good]).iloc[0]) == ["s", "supported", "e"]
+
+
+def test_a_mixer_counts_once_one_of_its_layouts_has_left_chance():
+    # Layout F: mean 0.85 of its two finished seeds; L: mean 0.4 of three.
+    assert left_chance(frame(), 0.5).verdict == "supported"
+    assert left_chance(frame(), 0.6).verdict == "not supported"
+    assert left_chance(frame()[frame()["layout"] == "L"], 0.25).verdict == "supported"
+    assert left_chance(frame().iloc[:0], 0.25).verdict == "inconclusive"

@@ -4,8 +4,10 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -65,6 +67,29 @@ def test_resumed_weights_are_bit_equal(tmp_path, monkeypatch, step):
         assert torch.equal(expected[name], got[name]), name
     assert resumed.metrics == whole.metrics
     assert resumed.curve == whole.curve
+
+
+def test_a_killed_process_resumes_and_ends_as_if_it_had_not_been_killed(tmp_path):
+    long = spec(steps=400, eval_every=20)
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(long.to_dict()))
+    stored = tmp_path / "results" / "runs" / f"{long.run_id}.json"
+    env = os.environ | {"HYBRID_RESULTS": str(tmp_path / "results"), "HYBRID_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "hybrid", "train", "--spec", str(file), "--quiet"]
+
+    process = subprocess.Popen(command, env=env)
+    while process.poll() is None and not list(tmp_path.glob("cache/**/last.ckpt")):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not stored.exists()
+
+    subprocess.run(command, env=env, check=True, timeout=300)
+    whole = fit(long, progress=False)
+    resumed = json.loads(stored.read_text())
+    assert [point["step"] for point in resumed["curve"]] == list(range(20, 401, 20))
+    assert resumed["metrics"]["recall"] == pytest.approx(whole.metrics["recall"], abs=1e-6)
+    for ours, theirs in zip(resumed["curve"], whole.curve, strict=True):
+        assert ours["loss_bits_per_byte"] == pytest.approx(theirs["loss_bits_per_byte"], rel=1e-5)
 
 
 def test_same_seed_same_run_other_seed_other_run():
