@@ -165,6 +165,7 @@ def curves_with_interval(
     xlabel: str,
     ylabel: str,
     panel: str | None = None,
+    bounds: tuple[float, float] | None = None,
     references: pd.DataFrame | None = None,
 ) -> Figure:
     """Mean of ``y`` against ``x``, one line a ``hue``, with its 95 % interval (`interval`).
@@ -173,6 +174,7 @@ def curves_with_interval(
         df: one row a run. With fewer than five values behind a mean every value is drawn as a dot.
         hue: names of mixers and families have their look and label; others are drawn in greys.
         panel: a column with one panel a value, side by side.
+        bounds: least and largest possible ``y``; an interval that goes beyond is cut off there.
         references: thin grey lines such as a prediction, in a table with the same columns.
 
     The legend states n. Raises ``ValueError`` naming a missing column or an empty table.
@@ -188,6 +190,7 @@ def curves_with_interval(
             for (label, line), dash in zip(lines.groupby(hue, sort=False), ("-", ":", "--"), strict=False):
                 ax.plot(line[x], line[y], color="#555555", linestyle=dash, lw=1.1, label=label)
         ax.set(title=title, xlabel=xlabel)
+        _bound(ax, bounds)
     axes[0].set_ylabel(ylabel)
     _legend(figure, axes, _n(summary(df, [c for c in (panel, x, hue) if c], y)))
     return figure
@@ -224,6 +227,7 @@ def by_full_blocks(
     x: str = "full_blocks",
     hue: str = "mixer",
     baseline: pd.DataFrame | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
     xlabel: str = "Full-attention blocks",
 ) -> Figure:
     """Metrics of hybrids against their number of full blocks: one panel a metric, one line a mixer.
@@ -231,6 +235,7 @@ def by_full_blocks(
     Args:
         df: one row a run, with columns ``x``, ``hue`` and the metrics; one dot a run below five runs.
         metrics: column -> axis label, such as ``{"recall": "Recall accuracy"}``.
+        bounds: metric -> its least and largest possible value; intervals beyond are cut off there.
         baseline: the runs of full attention; drawn as a horizontal line with a band for its interval.
 
     Raises ``ValueError`` naming a missing column or an empty table.
@@ -252,8 +257,15 @@ def by_full_blocks(
         _curves(ax, df, x, metric, hue)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel=xlabel, ylabel=label)
+        _bound(ax, (bounds or {}).get(metric))
     _legend(figure, axes, _n(pd.concat([summary(df, [x, hue], metric) for metric in metrics])))
     return figure
+
+
+def _bound(ax, bounds: tuple[float, float] | None) -> None:
+    if bounds:
+        margin = 0.03 * (bounds[1] - bounds[0])
+        ax.set_ylim(bounds[0] - margin, bounds[1] + margin)
 
 
 def _curves(ax, df: pd.DataFrame, x: str, y: str, hue: str) -> None:
