@@ -43,8 +43,14 @@ def start(**parts):
     """`collect` in a process (and process group) of its own."""
     variables = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
     code = COLLECT.format(**{"seeds": [0], "train": "train", "workers": 1} | parts)
+    # A shell that runs the tests in the background lets their children ignore Ctrl-C.
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=variables, text=True, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", code],
+        env=variables,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
