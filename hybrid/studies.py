@@ -11,7 +11,7 @@ from hybrid.data.corpus import vocab_size
 from hybrid.layout import Layout
 
 SWEEP_SEED = 1000
-"""Learning rates are chosen on this seed, which no reported number uses."""
+"""Learning rates are compared on this seed, which no reported number uses."""
 SHIFT_WIDTH = 4
 """Width of the short convolution that every mixer gets in the shift-matched arm, in tokens."""
 
@@ -152,8 +152,8 @@ def recall_study(
 
 
 def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
-    """Where a scale's learning rate comes from: pure and full models at half of it, it and twice it, on
-    `SWEEP_SEED`."""
+    """How well a scale's learning rate suits each mixer: pure and full models at half of it, it and twice
+    it, on `SWEEP_SEED`."""
     rate = scale(scale_name).train.lr
     specs = recall_study(scale_name, ratios=("pure", "full"), seeds=(0,))
     return [s.with_(lr=r, seed=SWEEP_SEED) for r in (rate / 2, rate, rate * 2) for s in specs]
