@@ -58,6 +58,8 @@ def site(smoke):
     generated = shutil.ignore_patterns("chapters", "results", "status.md")
     shutil.copytree(ROOT / "book", smoke.book, dirs_exist_ok=True, ignore=generated)
     shutil.copy(ROOT / "_config.yml", smoke.book.parent)
+    # An execution that was killed leaves such a copy, and the site is built all the same.
+    shutil.copy(smoke(CHAPTERS[0]), smoke.book / "chapters" / ".killed.1.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in smoke.environment.items():
             patch.setenv(name, value)
