@@ -26,7 +26,7 @@ test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
 
 lock:  ## newest versions that pyproject.toml admits, but for PINS
-	rm -rf _build/lock && $(PYTHON) -m venv _build/lock && _build/lock/bin/pip install $(PINS) -e '.[fused,book,test]'
+	rm -rf _build/lock && $(PYTHON) -m venv _build/lock && _build/lock/bin/pip install $(PINS) -e '.[fused,book,eval,test]'
 	_build/lock/bin/pip freeze --all --exclude pip --exclude-editable | sed -E '/^(nvidia|cuda)-/d; s/\+[a-z0-9.]+$$//; s/^(triton==.*)/\1 ; sys_platform == "linux"/' > requirements.lock
 
 figure:  ## the figure of the README, from the executed chapter
