@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from hybrid.layout import Layout
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
+DECAYS = ("matrices", "all")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
 
 
@@ -200,11 +201,19 @@ class TrainConfig:
     warmup: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of weight matrices; norms, biases, decays and bounds get none."""
+    """Decoupled weight decay."""
+    decay: str = "matrices"
+    """What it decays: "matrices" (weight matrices; not norms, biases, decays and bounds) or "all"
+    parameters, as the published training code does."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moment decays."""
+    eps: float = 1e-8
+    """AdamW's summand in the denominator; the published training code has 1e-15."""
     clip: float = 1.0
     """Largest gradient norm."""
+    skip_nonfinite: bool = False
+    """Leave a step out whose gradient norm is not finite, as the published training code does. The
+    run then counts as diverged only if its loss is not finite at a point of the learning curve."""
     precision: str = "auto"
     """Lightning's precision; "auto" is bf16-mixed on a GPU and 32-true elsewhere."""
     eval_every: int = 100
@@ -220,6 +229,10 @@ class TrainConfig:
             raise ValueError(f"warmup must be between 0 and steps {self.steps}; got {self.warmup!r}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive; got {self.lr!r}")
+        if not self.eps > 0:
+            raise ValueError(f"eps must be positive; got {self.eps!r}")
+        if self.decay not in DECAYS:
+            raise ValueError(f"unknown decay {self.decay!r}; allowed: {', '.join(DECAYS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
-from hybrid import provenance
+from hybrid import provenance, sharding
 from hybrid.config import RunSpec, TrainConfig
 from hybrid.data.corpus import vocab_size
 from hybrid.data.module import TaskData
@@ -52,13 +52,25 @@ class LitHybridLM(L.LightningModule):
         if self.model is None:
             torch.manual_seed(self.spec.seed)
             self.model = HybridLM(self.spec.model)
+            sharding.shard(self.model, self.device_mesh)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         loss = self.model(batch["input_ids"], labels=batch["labels"]).loss
-        bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(bad, self.global_step, self.first_bad_step)
+        finite, unknown = torch.isfinite(loss.detach()), self.first_bad_step < 0
+        self.first_bad_step = torch.where(~finite & unknown, self.global_step, self.first_bad_step)
+        if self.spec.train.skip_nonfinite:
+            self.first_bad_step = torch.where(finite, -1, self.first_bad_step)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        if self.spec.train.skip_nonfinite and not torch.isfinite(norm):
+            # AdamW leaves a parameter without a gradient, and its moments, as they are.
+            optimizer.zero_grad()
 
     def configure_optimizers(self) -> dict:
         train = self.spec.train
@@ -68,10 +80,11 @@ class LitHybridLM(L.LightningModule):
         optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": train.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
+                {"params": vectors, "weight_decay": train.weight_decay if train.decay == "all" else 0.0},
             ],
             lr=train.lr,
             betas=train.betas,
+            eps=train.eps,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, train)
@@ -103,7 +116,8 @@ class LearningCurve(Callback):
         if bad >= 0:
             raise Diverged(f"the training loss was not finite at step {bad} of {train.steps}")
         point = {"step": step, "train_loss": float(trainer.callback_metrics["loss"])}
-        measured = evaluate(module.model, self.data, CURVE_SEQUENCES)
+        with trainer.precision_plugin.forward_context():
+            measured = evaluate(module.model, self.data, CURVE_SEQUENCES)
         measured.pop("recall_by", None)
         self.curve.append(point | measured)
         self.clock = time.perf_counter()
@@ -128,8 +142,9 @@ def fit(
 
     Args:
         spec: what to train, on what, how, from which seed.
-        devices, num_nodes, strategy: passed to Lightning's Trainer; they change where a run is
-            computed, not what it is, so they are no part of the spec. The batch is shared out.
+        devices, num_nodes, strategy: passed to Lightning's Trainer ("fsdp": see `hybrid.sharding`);
+            they change where a run is computed, not what it is, so they are no part of the spec.
+            The batch is shared out.
         checkpoint_dir: where checkpoints and the CSV log go. A run that finds its own checkpoint
             there goes on from it: on a CPU the weights end bit-equal to an uninterrupted run's.
         progress: draw a progress bar.
@@ -165,7 +180,7 @@ def fit(
         max_epochs=1,
         devices=devices,
         num_nodes=num_nodes,
-        strategy=strategy,
+        strategy=sharding.strategy(strategy),
         precision=_precision(spec.train.precision),
         accumulate_grad_batches=spec.train.accumulate,
         gradient_clip_val=spec.train.clip,
@@ -181,7 +196,10 @@ def fit(
     status, message, metrics = "done", "", {}
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume)
-        metrics = evaluate(module.model, data)
+        # Lightning leaves the model of a GPU on the CPU.
+        module.model.to(trainer.strategy.root_device)
+        with trainer.precision_plugin.forward_context():
+            metrics = evaluate(module.model, data)
     except Diverged as error:
         status, message = "failed", str(error)
     if spec.task.recall_fraction < 1:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.runs import work_folder
 from hybrid.training import LitHybridLM, fit, learning_rate_factor
 
 TASK = TaskConfig(seq_len=16, pairs=(1, 2), eval_pairs=(2,), eval_lengths=(16,), eval_sequences=4)
@@ -106,26 +108,67 @@ def test_accumulation_gives_the_same_weights(tmp_path):
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_give_the_same_run(tmp_path):
-    """DDP over two CPU processes shares out the batch, so the run is the one-process run."""
-    file = tmp_path / "spec.json"
-    file.write_text(json.dumps(spec().to_dict()))
-    env = os.environ | {"HYBRID_RESULTS": str(tmp_path / "results"), "OMP_NUM_THREADS": "1"}
+def train_on_two_processes(spec, folder, strategy) -> dict:
+    """The result that `python -m hybrid train` stores."""
+    file = folder / "spec.json"
+    file.write_text(json.dumps(spec.to_dict()))
+    env = os.environ | {
+        "HYBRID_RESULTS": str(folder / "results"),
+        "HYBRID_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "hybrid", "train", "--spec", str(file), "--quiet"]
     done = subprocess.run(
-        [*command, "--devices", "2", "--strategy", "ddp"],
+        [*command, "--devices", "2", "--strategy", strategy],
         env=env,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    stored = json.loads((tmp_path / "results" / "runs" / f"{spec().run_id}.json").read_text())
-    alone = fit(spec(), progress=False)
+    return json.loads((folder / "results" / "runs" / f"{spec.run_id}.json").read_text())
+
+
+@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("fsdp", 2)])
+def test_two_processes_give_the_same_run(tmp_path, strategy, accumulate):
+    """Two CPU processes share out the batch, and under FSDP the model, so the run is the one-process run."""
+    both = spec(accumulate=accumulate, mixer="hgrn", num_heads=None, head_k_dim=None, head_v_dim=None)
+    stored = train_on_two_processes(both, tmp_path, strategy)
+    alone = fit(both, progress=False)
     assert stored["provenance"]["devices"] == 2
-    for ddp, one in zip(stored["curve"], alone.curve, strict=True):
-        assert ddp["step"] == one["step"]
-        assert math.isclose(ddp["loss_bits_per_byte"], one["loss_bits_per_byte"], rel_tol=1e-4)
+    assert stored["metrics"].keys() == alone.metrics.keys()
+    assert stored["metrics"]["parameters"] == alone.metrics["parameters"]
+    for shared, one in zip(stored["curve"], alone.curve, strict=True):
+        assert shared["step"] == one["step"]
+        assert math.isclose(shared["loss_bits_per_byte"], one["loss_bits_per_byte"], rel_tol=1e-4)
+
+
+def test_a_sharded_run_goes_on_from_the_checkpoint_of_one_process(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+        folder = work_folder(spec())
+        stop_at(patch, 4)
+        with pytest.raises(Stopped):
+            fit(spec(), checkpoint_dir=folder, progress=False)
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 3
+    stored = train_on_two_processes(spec(), tmp_path, "fsdp")
+    alone = fit(spec(), progress=False)
+    assert [point["step"] for point in stored["curve"]] == [3, 6]
+    for shared, one in zip(stored["curve"], alone.curve, strict=True):
+        assert math.isclose(shared["loss_bits_per_byte"], one["loss_bits_per_byte"], rel_tol=1e-4)
+
+
+def test_the_checkpoint_of_a_sharded_run_goes_on_in_one_process(tmp_path):
+    whole = fit(spec(), checkpoint_dir=tmp_path / "whole", progress=False)
+    command = [sys.executable, Path(__file__).with_name("sharded_training.py"), tmp_path / "cut", "4"]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    assert torch.load(tmp_path / "cut" / "last.ckpt", weights_only=True)["global_step"] == 3
+    resumed = fit(spec(), checkpoint_dir=tmp_path / "cut", progress=False)
+    for ours, theirs in zip(resumed.curve, whole.curve, strict=True):
+        assert math.isclose(ours["loss_bits_per_byte"], theirs["loss_bits_per_byte"], rel_tol=1e-4)
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_training_lowers_the_loss():
@@ -166,6 +209,48 @@ def test_vectors_are_not_decayed():
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
     assert sum(len(g["params"]) for g in groups) == len(list(module.parameters()))
     assert all(p.dim() < 2 for p in groups[1]["params"])
+
+
+def test_decay_of_all_parameters_and_eps_reach_the_optimizer():
+    module = LitHybridLM(spec(decay="all", eps=1e-15))
+    module.configure_model()
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert {g["weight_decay"] for g in groups} == {0.1}
+    assert {g["eps"] for g in groups} == {1e-15}
+
+
+def break_a_gradient(monkeypatch, *steps: int):
+    """At these steps the loss, and so every gradient, is infinite."""
+    original = LitHybridLM.training_step
+
+    def training_step(self, batch, index):
+        loss = original(self, batch, index)
+        return loss * (math.inf if self.global_step in steps else 1.0)
+
+    monkeypatch.setattr(LitHybridLM, "training_step", training_step)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped(tmp_path, monkeypatch):
+    """Skipped steps leave the weights of a run that ended before them."""
+    fit(spec(steps=3, lr=1e-3, warmup=3), checkpoint_dir=tmp_path / "short", progress=False)
+    break_a_gradient(monkeypatch, 3, 4, 5)
+    long = spec(steps=6, lr=1e-3, warmup=3, skip_nonfinite=True)
+    assert fit(long, checkpoint_dir=tmp_path / "long", progress=False).status == "done"
+    expected, got = weights(tmp_path / "short"), weights(tmp_path / "long")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_run_that_skips_but_never_recovers_has_diverged(monkeypatch):
+    original = LitHybridLM.training_step
+
+    def training_step(self, batch, index):
+        if self.global_step == 1:
+            self.model.lm_head.weight.data[0, 0] = float("nan")
+        return original(self, batch, index)
+
+    monkeypatch.setattr(LitHybridLM, "training_step", training_step)
+    result = fit(spec(skip_nonfinite=True), progress=False)
+    assert result.status == "failed" and "step 1 of 6" in result.message
 
 
 def test_too_small_a_vocabulary_is_refused():
