@@ -148,6 +148,9 @@ class TaskConfig:
     """Questions a training sequence asks: None asks each key once, as published; a number asks that
     often, with repetition, and shows the value after each question, which speeds up learning.
     Recall is always measured in the published form."""
+    suite_fraction: float = 0.0
+    """Share of the recall sequences that are tasks of `hybrid.data.suite`, all thirteen equally often;
+    the others are multi-query associative recall."""
     recall_vocab: int = 128
     """Recall symbols: half are keys, half are values."""
     eval_pairs: tuple[int, ...] = (4, 8, 16)
@@ -166,6 +169,11 @@ class TaskConfig:
                 raise ValueError(f"{name} must be whole numbers of at least 1; got {values!r}")
         _positive(self, "seq_len", "recall_vocab", "eval_sequences")
         _share(self, "recall_fraction")
+        _share(self, "suite_fraction")
+        if self.has_suite:
+            for name, least in (("seq_len", 64), ("recall_vocab", 32)):
+                if getattr(self, name) < least:
+                    raise ValueError(f"the suite needs {name} of at least {least}; got {getattr(self, name)}")
         if self.recall_fraction > 0:
             most = min(self.seq_len // 4, self.recall_vocab // 2)
             if max(self.pairs) > most:
@@ -184,6 +192,12 @@ class TaskConfig:
                     f"eval_pairs must be at most {self.recall_vocab // 2} (half of recall_vocab "
                     f"{self.recall_vocab}); got {max(self.eval_pairs)}"
                 )
+
+
+    @property
+    def has_suite(self) -> bool:
+        """Whether the thirteen tasks of the suite are trained and measured."""
+        return self.recall_fraction > 0 and self.suite_fraction > 0
 
 
 @dataclass(frozen=True)

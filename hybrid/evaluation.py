@@ -1,14 +1,16 @@
-"""What is measured on a trained model: bits per byte of text, and recall by load, length and distance."""
+"""What is measured on a trained model: text, and recall by load, length, distance and task."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from hybrid.config import TaskConfig
 from hybrid.data.module import TaskData
+from hybrid.data.suite import NEEDLES, TASKS
 from hybrid.model import HybridLM
 
 DISTANCES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -28,6 +30,17 @@ def text_loss(model: HybridLM, data: TaskData, sequences: int | None = None) -> 
 
 
 @torch.no_grad()
+def last_word(model: HybridLM, data: TaskData, sequences: int | None = None) -> dict[str, float]:
+    """Share of held-out passages whose last word is right: each of its tokens is the most likely one
+    after the right text. Empty where the text holds no passage of `hybrid.data.words`."""
+    right = [
+        _right(model, batch).logical_or(batch["labels"] < 0).all(1)
+        for batch in data.last_word_batches(sequences)
+    ]
+    return {"last_word": torch.cat(right).double().mean().item()} if right else {}
+
+
+@torch.no_grad()
 def recall_accuracy(
     model: HybridLM, data: TaskData, length: int, pairs: int, sequences: int | None = None
 ) -> list[dict]:
@@ -39,10 +52,9 @@ def recall_accuracy(
     """
     right, distance = [], []
     for batch in data.recall_eval_batches(length, pairs, sequences):
-        ids, labels = (batch[k].to(_device(model)) for k in ("input_ids", "labels"))
-        asked = labels >= 0
-        right.append((model(ids).logits.argmax(-1) == labels)[asked].cpu())
-        distance.append(batch["distance"][asked.cpu()])
+        asked = batch["labels"] >= 0
+        right.append(_right(model, batch)[asked])
+        distance.append(batch["distance"][asked])
     right, distance = torch.cat(right).double(), torch.cat(distance)
     rows = [{"distance": None, "accuracy": right.mean().item(), "n": right.numel()}]
     for low, high in zip((0, *DISTANCES), DISTANCES, strict=False):
@@ -52,38 +64,89 @@ def recall_accuracy(
     return [{"length": length, "pairs": pairs, **row} for row in rows]
 
 
-def evaluate(model: HybridLM, data: TaskData, sequences: int | None = None) -> dict:
+@torch.no_grad()
+def suite_accuracy(
+    model: HybridLM, data: TaskData, name: str, length: int, sequences: int | None = None
+) -> dict:
+    """Accuracy on one task of `hybrid.data.suite` at one length: the mean over questions of the share of
+    the answer's symbols that are the most likely one after the right symbols before them.
+
+    The row holds ``task``, ``group``, ``length``, ``accuracy``, ``chance`` (of a guess among the
+    candidates that the context shows) and ``n``, the number of questions.
+    """
+    shares, chance = [], []
+    for batch in data.suite_eval_batches(name, length, sequences):
+        asked = batch["labels"] >= 0
+        shares.append((_right(model, batch) & asked).sum(1).double() / asked.sum(1))
+        chance.append(batch["chance"])
+    shares, chance = torch.cat(shares), torch.cat(chance)
+    return {
+        "task": name,
+        "group": TASKS[name].group,
+        "length": length,
+        "accuracy": shares.mean().item(),
+        "chance": chance.mean().item(),
+        "n": shares.numel(),
+    }
+
+
+def evaluate(
+    model: HybridLM, data: TaskData, sequences: int | None = None, lengths: Sequence[int] = ()
+) -> dict:
     """Everything a task measures.
 
-    Returns ``loss_bits_per_byte`` where the task holds text; and, where it holds recall,
+    Returns, where the task holds text, ``loss_bits_per_byte`` and ``last_word``; where it holds recall,
     ``recall_by`` (the rows of `recall_accuracy` for every length and load that fits: a load of n
     pairs needs 4 n tokens) and ``recall``, the mean of the accuracy over the trained loads at the
-    training length (where these are not measured: over all loads, at the shortest measured length).
-    `sequences` bounds the sequences behind each number; None is the task's own.
+    training length (where these are not measured: over all loads, at the shortest measured length);
+    where it holds the suite, ``suite_by`` (the rows of `suite_accuracy`), ``suite``, the mean of the
+    thirteen tasks at that length, and ``needle``, the mean of `NEEDLES`.
+
+    `sequences` bounds the sequences behind each number; None is the task's own. `lengths` replaces the
+    task's own `eval_lengths`, unless it is empty.
     """
     task, training = data.task, model.training
+    lengths = tuple(lengths) or task.eval_lengths
+    home = home_length(task)
     model.eval()
     metrics: dict = {}
     if task.recall_fraction < 1:
-        metrics |= text_loss(model, data, sequences)
+        metrics |= text_loss(model, data, sequences) | last_word(model, data, sequences)
     if task.recall_fraction > 0:
         rows = [
             row
-            for length in task.eval_lengths
+            for length in lengths
             for pairs in task.eval_pairs
             if 4 * pairs <= length
             for row in recall_accuracy(model, data, length, pairs, sequences)
         ]
-        metrics |= {"recall": _at_home(task, [r for r in rows if r["distance"] is None]), "recall_by": rows}
+        whole = [row for row in rows if row["distance"] is None and row["length"] == home]
+        trained = [row for row in whole if row["pairs"] in task.pairs] or whole
+        metrics |= {"recall": _mean(trained), "recall_by": rows}
+    if task.has_suite:
+        rows = [suite_accuracy(model, data, name, length, sequences) for length in lengths for name in TASKS]
+        whole = [row for row in rows if row["length"] == home]
+        metrics |= {
+            "suite": _mean(whole),
+            "needle": _mean([row for row in whole if row["task"] in NEEDLES]),
+            "suite_by": rows,
+        }
     model.train(training)
     return metrics
 
 
-def _at_home(task: TaskConfig, rows: list[dict]) -> float:
-    home = task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
-    at_length = [r for r in rows if r["length"] == home]
-    trained = [r for r in at_length if r["pairs"] in task.pairs] or at_length
-    return sum(r["accuracy"] for r in trained) / len(trained)
+def home_length(task: TaskConfig) -> int:
+    """The length at which a task is summed up: the training length, or else the shortest measured one."""
+    return task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
+
+
+def _mean(rows: list[dict]) -> float:
+    return sum(row["accuracy"] for row in rows) / len(rows)
+
+
+def _right(model: HybridLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[B, T]: whether the most likely token is the label."""
+    return model(batch["input_ids"].to(_device(model))).logits.argmax(-1).cpu() == batch["labels"]
 
 
 def _device(model: HybridLM) -> torch.device:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.cost import match_parameters, parameters
@@ -12,8 +12,9 @@ from hybrid.layout import Layout
 
 SWEEP_SEED = 1000
 """Learning rates are compared on this seed, which no reported number uses."""
-SHIFT_WIDTH = 4
-"""Width of the short convolution that every mixer gets in the shift-matched arm, in tokens."""
+ARMS = {"matched": 4, "published": "reference"}
+"""Arms of the grid and their short convolution (`ModelConfig.conv`). "matched": every mixer sees the three
+tokens before; "published": only the mixers whose reference has a convolution do."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Scale:
     1,000; narrow models of every mixer find recall much later with it."""
     task: TaskConfig
     train: TrainConfig
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate by mixer, and of "full" attention; where none is named, that of `train`."""
+
+    def rate(self, config: ModelConfig) -> float:
+        """Peak learning rate of a model: that of its linear mixer, if it holds one."""
+        kind = config.mixer if "L" in config.layout.letters else "full"
+        return self.rates.get(kind, self.train.lr)
 
     def __post_init__(self) -> None:
         if not isinstance(self.depth, int) or self.depth < 1:
@@ -47,13 +55,15 @@ SCALES: dict[str, Scale] = {
         ratios=("pure", "2:1", "full"),
         init_std=0.05,
         task=TaskConfig(
-            seq_len=32,
+            seq_len=64,
             pairs=(1, 2, 4),
             queries=8,
+            recall_fraction=0.75,
+            suite_fraction=0.5,
             recall_vocab=64,
             eval_pairs=(2, 4),
-            eval_lengths=(32, 64),
-            eval_sequences=16,
+            eval_lengths=(64, 128),
+            eval_sequences=8,
         ),
         train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=4e-3),
     ),
@@ -65,11 +75,14 @@ SCALES: dict[str, Scale] = {
         init_std=0.05,
         task=TaskConfig(
             seq_len=64,
+            recall_fraction=0.75,
             pairs=(1, 2, 4, 8),
             queries=20,
+            suite_fraction=0.6,
             recall_vocab=64,
             eval_pairs=(2, 4, 8, 16, 32),
-            eval_lengths=(64, 128),
+            eval_lengths=(64, 128, 256),
+            eval_sequences=128,
         ),
         train=TrainConfig(steps=800, batch_size=32, lr=8e-3, warmup=80),
     ),
@@ -99,10 +112,15 @@ def scale(name: str) -> Scale:
     return SCALES[name]
 
 
-def model(size: Scale, mixer: str, layout: Layout) -> ModelConfig:
-    """A model of the shift-matched arm: every mixer, full attention included, gets the same short
-    convolution, matrix states have the same shape, and the MLP's width is set so that every model of
-    a scale holds the parameters of the full-attention one within 2 %."""
+def model(size: Scale, mixer: str, layout: Layout, arm: str = "matched") -> ModelConfig:
+    """A model of the grid: matrix states of all mixers have the same shape, and the MLP's width is set so
+    that every model of a scale and arm holds the parameters of the full-attention one within 2 %.
+
+    In the arm "matched" every mixer, full attention included, gets the same short convolution; in the
+    arm "published" each has what its reference has. Raises ``ValueError`` naming an unknown arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"unknown arm {arm!r}; allowed: {', '.join(ARMS)}")
 
     def build(mixer: str, layout: Layout) -> ModelConfig:
         head = size.hidden_size // size.heads
@@ -114,7 +132,7 @@ def model(size: Scale, mixer: str, layout: Layout) -> ModelConfig:
             hidden_size=size.hidden_size,
             mlp_size=3 * size.hidden_size,
             attn_heads=size.heads,
-            conv=SHIFT_WIDTH,
+            conv=ARMS[arm],
             init_std=size.init_std,
             **({} if mixer == "hgrn" else heads),
         )
@@ -125,19 +143,22 @@ def model(size: Scale, mixer: str, layout: Layout) -> ModelConfig:
     return match_parameters(build(mixer, layout), parameters(full))
 
 
-def recall_study(
+def grid(
     scale_name: str = "laptop",
-    mixers: Sequence[str] = ("retnet", "hgrn2", "gated_deltanet"),
+    mixers: Sequence[str] = MIXERS,
     ratios: Sequence[str] = (),
     seeds: Sequence[int] = (0, 1, 2),
+    arm: str = "matched",
     depth: int | None = None,
     steps: int | None = None,
 ) -> list[RunSpec]:
-    """Pure, hybrid and full models of several mixers on the mixture of text and recall (chapter 08).
+    """The systematic study: pure, hybrid and full models of several mixers, on text and recall at once
+    (arXiv 2507.06457, section 4), seed by seed.
 
-    Empty `ratios`, and `depth` and `steps` of ``None``, are the scale's own. A full-attention model
-    holds no linear mixer, so it is trained once a seed whatever the number of mixers.
-    Raises ``ValueError`` naming an unknown scale, mixer, ratio or seed before anything is trained.
+    Empty `ratios`, and `depth` and `steps` of ``None``, are the scale's own; each mixer has its own
+    learning rate (`Scale.rates`). A full-attention model holds no linear mixer, so it is trained
+    once a seed whatever the number of mixers.
+    Raises ``ValueError`` naming an unknown scale, mixer, ratio, seed or arm before anything is trained.
     """
     size = scale(scale_name)
     _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
@@ -146,21 +167,41 @@ def recall_study(
         size = _resized(size, depth, steps)
     ratios = list(ratios) or [r for r in size.ratios if _fits(r, size.depth)]
     layouts = [Layout.from_ratio(ratio, size.depth) for ratio in ratios]
-    configs = [model(size, mixer, layout) for mixer in mixers for layout in layouts]
-    unique = list(dict.fromkeys(configs))
-    return [RunSpec(config, size.task, size.train, seed) for seed in seeds for config in unique]
+    configs = dict.fromkeys(model(size, mixer, layout, arm) for mixer in mixers for layout in layouts)
+    return [
+        RunSpec(config, size.task, replace(size.train, lr=size.rate(config)), seed)
+        for seed in seeds
+        for config in configs
+    ]
+
+
+def grid_published(scale_name: str = "laptop") -> list[RunSpec]:
+    """The grid's second arm, each mixer with the convolution of its reference, on one seed."""
+    return grid(scale_name, seeds=(0,), arm="published")
 
 
 def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
-    """How well a scale's learning rate suits each mixer: pure and full models at half of it, it and twice
-    it, on `SWEEP_SEED`."""
+    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at half
+    the scale's common rate, at it and at twice it, on `SWEEP_SEED`."""
     rate = scale(scale_name).train.lr
-    specs = recall_study(scale_name, ratios=("pure", "full"), seeds=(0,))
+    specs = grid(scale_name, ratios=("pure", "full"), seeds=(0,))
     return [s.with_(lr=r, seed=SWEEP_SEED) for r in (rate / 2, rate, rate * 2) for s in specs]
 
 
+def ratio_labels(depth: int) -> dict[str, str]:
+    """Layout -> label, for the labels from 2:1 that a depth can express under the period rule, "pure"
+    and "full".
+
+    >>> ratio_labels(6)
+    {'LLLLLL': 'pure', 'FFFFFF': 'full', 'LFLFLF': '2:1', 'LLFLLF': '3:1', 'LLLLLF': '6:1'}
+    """
+    labels = ["pure", "full", *(f"{period}:1" for period in range(2, depth + 1))]
+    return {str(Layout.from_ratio(label, depth)): label for label in labels if _fits(label, depth)}
+
+
 STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
-    "recall": recall_study,
+    "grid": grid,
+    "grid_published": grid_published,
     "learning_rates": learning_rate_sweep,
 }
 

@@ -18,11 +18,11 @@ from hybrid import provenance, sharding
 from hybrid.config import RunSpec, TrainConfig
 from hybrid.data.corpus import vocab_size
 from hybrid.data.module import TaskData
-from hybrid.evaluation import evaluate
+from hybrid.evaluation import evaluate, home_length
 from hybrid.model import HybridLM
 from hybrid.store import Result
 
-CURVE_SEQUENCES = 64
+CURVE_SEQUENCES = 32
 """Sequences behind each point of a learning curve; the last point and the metrics use the task's own."""
 
 
@@ -117,9 +117,8 @@ class LearningCurve(Callback):
             raise Diverged(f"the training loss was not finite at step {bad} of {train.steps}")
         point = {"step": step, "train_loss": float(trainer.callback_metrics["loss"])}
         with trainer.precision_plugin.forward_context():
-            measured = evaluate(module.model, self.data, CURVE_SEQUENCES)
-        measured.pop("recall_by", None)
-        self.curve.append(point | measured)
+            measured = evaluate(module.model, self.data, CURVE_SEQUENCES, (home_length(self.data.task),))
+        self.curve.append(point | {k: v for k, v in measured.items() if not isinstance(v, list)})
         self.clock = time.perf_counter()
 
     def state_dict(self) -> dict:

@@ -2,31 +2,52 @@
 
 import pytest
 
+from hybrid.config import MIXERS
 from hybrid.cost import parameters
-from hybrid.studies import SCALES, SWEEP_SEED, learning_rate_sweep, recall_study, scale, study
+from hybrid.studies import ARMS, SCALES, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels, scale, study
 
 
+@pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("name", SCALES)
-def test_models_of_a_scale_match_in_parameters(name):
-    counts = {parameters(s.model) for s in recall_study(name, mixers=("hgrn", "retnet", "gated_deltanet"))}
+def test_models_of_a_scale_and_arm_match_in_parameters(name, arm):
+    counts = {parameters(s.model) for s in grid(name, seeds=(0,), arm=arm)}
     assert max(counts) / min(counts) < 1.02
 
 
+@pytest.mark.parametrize(("name", "models"), [("laptop", 25), ("gpu", 31)])
+def test_the_grid_is_every_mixer_at_every_ratio_and_full_attention_once(name, models):
+    size = scale(name)
+    specs = grid(name)
+    assert len(specs) == 3 * models == 3 * (len(MIXERS) * (len(size.ratios) - 1) + 1)
+
+
 def test_laptop_grid_holds_every_model_once():
-    specs = recall_study("laptop")
+    specs = grid("laptop")
     layouts = {
         (s.model.mixer if "L" in s.model.layout.letters else "full", str(s.model.layout)) for s in specs
     }
-    assert len(specs) == 13 * 3
     assert len({s.run_id for s in specs}) == len(specs)
     assert ("retnet", "LLFLLF") in layouts
     assert sum(mixer == "full" for mixer, _ in layouts) == 1
     assert {s.model.conv for s in specs} == {4}
+    assert {s.model.conv for s in grid("laptop", arm="published")} == {"reference"}
+
+
+def test_every_model_has_the_rate_of_its_mixer():
+    size = scale("laptop")
+    for spec in grid("laptop"):
+        kind = spec.model.mixer if "L" in spec.model.layout.letters else "full"
+        assert spec.train.lr == size.rates.get(kind, size.train.lr)
+
+
+def test_labels_are_those_whose_layout_they_give():
+    assert ratio_labels(4) == {"LLLL": "pure", "FFFF": "full", "LFLF": "2:1", "LLLF": "4:1"}
+    assert ratio_labels(24)["LLF" * 8] == "3:1"
 
 
 def test_sweep_uses_a_seed_no_study_reports():
     assert {s.seed for s in learning_rate_sweep("laptop")} == {SWEEP_SEED}
-    assert all(s.seed != SWEEP_SEED for s in recall_study("laptop"))
+    assert all(s.seed != SWEEP_SEED for s in grid("laptop"))
 
 
 @pytest.mark.parametrize(
@@ -40,21 +61,24 @@ def test_sweep_uses_a_seed_no_study_reports():
         ({"seeds": (0, 0)}, "seeds holds 0 more than once"),
         ({"ratios": ("7:1",)}, "7:1 needs a depth divisible by 7"),
         ({"ratios": ("half",)}, "unknown ratio 'half'"),
+        ({"arm": "plain"}, "unknown arm 'plain'; allowed: matched, published"),
         ({"depth": 0}, "depth must be a positive number"),
     ],
 )
 def test_bad_input_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
-        recall_study(**arguments)
+        grid(**arguments)
 
 
 def test_unknown_study_is_refused():
-    with pytest.raises(ValueError, match="unknown study 'grit'; allowed: recall, learning_rates"):
+    with pytest.raises(
+        ValueError, match="unknown study 'grit'; allowed: grid, grid_published, learning_rates"
+    ):
         study("grit", "laptop")
 
 
 def test_depth_and_steps_can_be_changed():
-    specs = recall_study("smoke", ratios=("3:1",), depth=3, steps=4)
+    specs = grid("smoke", ratios=("3:1",), depth=3, steps=4)
     assert {str(s.model.layout) for s in specs} == {"LLF"}
     assert {s.train.steps for s in specs} == {4}
     assert scale("smoke").depth == 2

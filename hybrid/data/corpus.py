@@ -16,6 +16,7 @@ import numpy as np
 
 from hybrid import hub
 from hybrid.config import TaskConfig
+from hybrid.data.suite import MARKS
 
 MOST_TOKENS = 50_000_000
 """Tokens read from a corpus, at most; reading stops after the document that reaches it."""
@@ -49,13 +50,24 @@ class Corpus:
 
 
 def vocab_size(task: TaskConfig) -> int:
-    """Number of ids a model of the task needs: the text's, then the recall symbols' if it has recall."""
-    return text_vocab(task) + (task.recall_vocab if task.recall_fraction > 0 else 0)
+    """Number of ids a model of the task needs: the text's, then the recall symbols' if it has recall,
+    then the marks' of the suite if it has that."""
+    recall = task.recall_vocab if task.recall_fraction > 0 else 0
+    return text_vocab(task) + recall + (len(MARKS) if task.has_suite else 0)
 
 
 def text_vocab(task: TaskConfig) -> int:
     """Number of ids of the text; recall symbols start here."""
     return 256 if task.tokenizer == "bytes" else len(_tokenizer(task.tokenizer))
+
+
+def pieces(task: TaskConfig) -> list[str]:
+    """The text of every id; one that begins a word begins with a space where the tokenizer marks that."""
+    if task.tokenizer == "bytes":
+        return [chr(byte) for byte in range(256)]
+    tokenizer = _tokenizer(task.tokenizer)
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return [name.replace("▁", " ").replace("Ġ", " ") for name in names]
 
 
 def load_corpus(task: TaskConfig) -> Corpus:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
 from hybrid.config import TaskConfig, TrainConfig
-from hybrid.data.corpus import Corpus, load_corpus, text_vocab, vocab_size
+from hybrid.data import suite
+from hybrid.data.corpus import Corpus, load_corpus, pieces, text_vocab, vocab_size
 from hybrid.data.recall import IGNORED, mqar
+from hybrid.data.words import repeated_words
 
 __all__ = ["TaskData", "TrainBatches", "stream", "vocab_size"]
 
@@ -76,17 +78,21 @@ class TaskData(LightningDataModule):
 
     def _step(self, step: int) -> dict[str, torch.Tensor]:
         """All rows of an optimiser step, recall first. Where `recall_fraction` is no whole number of
-        rows, the step draws whether it rounds up or down; each recall row draws its load."""
+        rows, the step draws whether it rounds up or down; each recall row draws its load, or its task."""
         task, rows = self.task, self.train.batch_size
         rng = stream(self.seed, "train", step)
         recall_rows = int(task.recall_fraction * rows + rng.random())
-        loads = rng.choice(task.pairs, recall_rows)
+        suite_rows = int(task.suite_fraction * recall_rows + rng.random()) if task.has_suite else 0
         parts = []
-        if recall_rows:
+        if suite_rows < recall_rows:
+            loads = rng.choice(task.pairs, recall_rows - suite_rows)
             inputs, labels, _ = mqar(
-                rng, recall_rows, task.seq_len, loads, task.recall_vocab, queries=task.queries
+                rng, len(loads), task.seq_len, loads, task.recall_vocab, queries=task.queries
             )
             parts.append(self._recall(inputs, labels))
+        if suite_rows:
+            names = rng.choice(list(suite.TASKS), suite_rows)
+            parts.append(self._suite(rng, self.corpus.train, names, task.seq_len, many=True)[0])
         if recall_rows < rows:
             last = len(self.corpus.train) - task.seq_len
             parts.append(self._text(self.corpus.train, rng.integers(last, size=rows - recall_rows)))
@@ -104,6 +110,28 @@ class TaskData(LightningDataModule):
         for chosen in _chunks(starts, self.rows):
             yield self._text(self.corpus.valid, chosen)
 
+    def last_word_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
+        """Windows of the validation text, spread evenly over it, that end with a word they held before
+        (`hybrid.data.words`); labels are those of the last word's tokens alone.
+
+        As many as ``sequences`` (None: `eval_sequences`), or as the text holds.
+        """
+        size = self.task.seq_len + 1
+        words = self._last_words
+        count = min(sequences or self.task.eval_sequences, len(words))
+        for chosen in _chunks(np.arange(count) * len(words) // max(1, count), self.rows):
+            starts, ends = words[chosen].T
+            windows = self.corpus.valid[ends[:, None] + np.arange(-size, 0)].astype(np.int64)
+            last = np.arange(-size, 0) >= (starts - ends)[:, None]
+            labels = np.where(last, windows, IGNORED)
+            yield _batch(windows[:, :-1], labels[:, 1:], recall=False)
+
+    @functools.cached_property
+    def _last_words(self) -> np.ndarray:
+        size = self.task.seq_len + 1
+        words = repeated_words(self.corpus.valid, pieces(self.task), size)
+        return words[words[:, 1] >= size]
+
     def recall_eval_batches(
         self, length: int, pairs: int, sequences: int | None = None
     ) -> Iterator[dict[str, torch.Tensor]]:
@@ -119,6 +147,31 @@ class TaskData(LightningDataModule):
         for rows in _chunks(np.arange(task.eval_sequences)[:sequences], self.rows):
             inputs, labels, distance = (part[rows] for part in made)
             yield self._recall(inputs, labels) | {"distance": torch.from_numpy(distance)}
+
+    def suite_eval_batches(
+        self, name: str, length: int, sequences: int | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Questions of one task of the suite, one a sequence, at one length.
+
+        The training length gets ``sequences`` (None: `eval_sequences`), another one about as many tokens.
+        These batches also hold ``chance`` [B], the accuracy of a guess among each row's candidates.
+        Raises ``ValueError`` naming an unknown task, or when the length is too short for it.
+        """
+        rng = stream(EVAL_SEED, "eval", length, *name.encode())
+        left = max(1, (sequences or self.task.eval_sequences) * self.task.seq_len // length)
+        while left > 0:
+            size = min(left, self.rows)
+            left -= size
+            batch, chance = self._suite(rng, self.corpus.valid, [name] * size, length, many=False)
+            yield batch | {"chance": torch.tensor(chance)}
+
+    def _suite(
+        self, rng: np.random.Generator, text: np.ndarray, names: Sequence[str], length: int, many: bool
+    ) -> tuple[dict[str, torch.Tensor], list[float]]:
+        symbols = suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
+        made = [suite.sequence(suite.sample(rng, symbols, name, length, many)) for name in names]
+        inputs, labels, chance = zip(*made, strict=True)
+        return _batch(np.array(inputs), np.array(labels), recall=True), list(chance)
 
     def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
         windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.config import TaskConfig, TrainConfig
-from hybrid.data import module
+from hybrid.data import module, suite
 from hybrid.data.corpus import Corpus
-from hybrid.data.module import TaskData, stream
+from hybrid.data.module import TaskData, stream, vocab_size
 
 TASK = TaskConfig(seq_len=32, pairs=(1, 2, 4), eval_pairs=(4,), eval_lengths=(32,), eval_sequences=50)
 TRAIN = TrainConfig(steps=6, batch_size=8, warmup=0)
@@ -191,3 +191,42 @@ def test_validation_windows_share_no_target_and_cover_the_text(small_corpus):
 def test_a_corpus_shorter_than_a_window_is_refused(small_corpus):
     with pytest.raises(ValueError, match=r"seq_len must be below the 1000 valid tokens .*; got 1000"):
         TaskData(TaskConfig(seq_len=1000), TRAIN, 0).train_batch(0)
+
+
+SUITE = TaskConfig(seq_len=64, recall_fraction=0.75, suite_fraction=0.5, pairs=(1, 2), eval_sequences=20)
+
+
+def test_the_suite_has_its_share_of_the_recall_rows():
+    data = TaskData(SUITE, TrainConfig(batch_size=16, warmup=0), 0)
+    marks = 256 + SUITE.recall_vocab
+    batches = [data.train_batch(step) for step in range(20)]
+    assert {int(batch["is_recall"].sum()) for batch in batches} == {12}
+    with_marks = [int((batch["input_ids"] >= marks).any(1).sum()) for batch in batches]
+    assert set(with_marks) == {6}
+    assert max(int(batch["input_ids"].max()) for batch in batches) < vocab_size(SUITE)
+
+
+@pytest.mark.parametrize("name", suite.TASKS)
+def test_suite_questions_are_the_same_for_all_runs_and_batch_sizes(name):
+    batches = {}
+    for size, seed in ((4, 0), (7, 5)):
+        data = TaskData(SUITE, TrainConfig(batch_size=size, warmup=0), seed)
+        made = list(data.suite_eval_batches(name, 64))
+        batches[size] = {key: torch.cat([batch[key] for batch in made]) for key in made[0]}
+    assert equal(batches[4], batches[7])
+    assert len(batches[4]["labels"]) == 20 and (batches[4]["chance"] > 0).all()
+    few = next(data.suite_eval_batches(name, 64, 3))
+    assert torch.equal(few["input_ids"], batches[4]["input_ids"][:3])
+
+
+def test_longer_questions_cost_as_many_tokens():
+    data = TaskData(SUITE, TRAIN, 0)
+    for length, count in ((64, 20), (128, 10), (320, 4)):
+        ids = torch.cat([batch["input_ids"] for batch in data.suite_eval_batches("vt", length)])
+        assert ids.shape == (count, length)
+
+
+def test_the_suite_hides_needles_of_measurement_in_held_out_text(small_corpus):
+    data = TaskData(SUITE, TRAIN, 0)
+    batch = next(data.suite_eval_batches("niah_single_2", 64))
+    assert ((batch["input_ids"] >= 10_000) & (batch["input_ids"] < 11_000)).any()
