@@ -1,5 +1,6 @@
 """Measures: models with planted answers get the scores they deserve."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,7 @@ def looked_up(ids):
     rows = []
     for row in ids.tolist():
         first = {}
-        for now, after in zip(row, row[1:], strict=False):
+        for now, after in pairwise(row):
             first.setdefault(now, after)
         rows.append([first.get(token, 0) for token in row])
     return torch.tensor(rows)
