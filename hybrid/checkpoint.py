@@ -21,6 +21,8 @@ from hybrid.model import HybridLM
 OWN_TYPE = "hybrid_lm"
 """`model_type` of a model that flash-linear-attention cannot express; its keys are `ModelConfig`'s."""
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PATTERNS = ("*.json", "*.safetensors")
+"""Files that are copied from the hub: no code, no pickles."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -48,7 +50,10 @@ def save(model: HybridLM, folder: str | Path) -> None:
 
 
 def load(
-    path_or_hub_id: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    path_or_hub_id: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
 ) -> HybridLM:
     """Read a model from a folder, or from the hub by its id ``OWNER/NAME``.
 
@@ -59,13 +64,14 @@ def load(
         path_or_hub_id: a folder wins over a hub id of the same spelling.
         device: where the model goes.
         dtype: type of all parameters; None: as stored.
+        revision: branch, tag or commit on the hub; None: its main branch.
 
     Raises ``FileNotFoundError`` for a missing folder or file, ``ConnectionError`` within a second when
     the hub is needed and cannot be reached, and ``ValueError`` for a config that `from_fla` refuses,
     for pickled weights, and for tensors that are missing, misshaped, or unknown and not all zero.
     Unknown tensors that are all zero (``attn.D`` of older Gated DeltaNets) are left out with a warning.
     """
-    folder = _folder(path_or_hub_id)
+    folder = fetch(path_or_hub_id, revision)
     config = _read_config(folder / CONFIG)
     tensors = _read_tensors(folder)
     with torch.device("meta"):
@@ -86,9 +92,21 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _folder(source: str | Path) -> Path:
+def fetch(source: str | Path, revision: str | None = None, patterns: tuple[str, ...] = PATTERNS) -> Path:
+    """The folder of a model: `source` itself, or its copy from the hub, named after the commit.
+
+    Args:
+        source: a folder, or a hub id ``OWNER/NAME``.
+        revision: branch, tag or commit on the hub; None: its main branch. A folder has none.
+        patterns: which of the hub's files are copied.
+
+    Raises ``FileNotFoundError`` and ``ConnectionError`` as `load`, and ``ValueError`` for a revision of
+    a folder.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{str(source)!r} is a local folder, which has no revision; got {revision!r}")
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise FileNotFoundError(f"no folder {str(source)!r}; allowed: a local folder or a hub id OWNER/NAME")
@@ -100,7 +118,8 @@ def _folder(source: str | Path) -> Path:
         return Path(
             snapshot_download(
                 str(source),
-                allow_patterns=["*.json", "*.safetensors"],
+                revision=revision,
+                allow_patterns=list(patterns),
                 local_files_only=reason is not None,
             )
         )

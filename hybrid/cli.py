@@ -80,6 +80,15 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(args: argparse.Namespace) -> int:
+    from hybrid import scores
+
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
+    for path in scores.evaluate(given.pop("model"), given.pop("tasks"), **given):
+        print(path)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; its help is the documentation of every command."""
     top = argparse.ArgumentParser(prog="python -m hybrid", description="Hybrid linear attention, the book")
@@ -124,6 +133,24 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     bench.add_argument("--lengths", type=int, nargs="+", default=[256, 2048], help="tokens")
     bench.add_argument("--repeats", type=int, default=5, help="timed repeats of each")
+
+    evaluate = command("evaluate", _evaluate, "score a released or local model with lm-evaluation-harness")
+    evaluate.add_argument("model", help="hub id OWNER/NAME, or a folder")
+    evaluate.add_argument(
+        "--tasks", nargs="+", default=["language", "ruler"], help="suites, or tasks by name"
+    )
+    lengths = [1024, 2048, 4096, 8192, 16384]
+    evaluate.add_argument("--lengths", type=int, nargs="+", default=lengths, help="tokens of RULER's texts")
+    evaluate.add_argument("--limit", type=int, help="questions a task (default: all)")
+    evaluate.add_argument("--shots", type=int, default=0, help="solved examples a question (default 0)")
+    evaluate.add_argument("--batch-size", type=int, default=8, help="texts side by side (default 8)")
+    evaluate.add_argument("--max-length", type=int, help="tokens kept of a text (default: the config's)")
+    evaluate.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    evaluate.add_argument("--dtype", help="float32 or bfloat16 (default: as stored)")
+    evaluate.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
+    evaluate.add_argument("--tokenizer", help="folder, hub id or 'bytes' (default: the model's own)")
+    evaluate.add_argument("--include", help="folder with YAML tasks of your own")
+    evaluate.add_argument("--recompute", action="store_true", help="ignore stored scores")
     return top
 
 

@@ -41,7 +41,14 @@ def test_from_the_hub_only_json_and_safetensors_are_asked_for(tmp_path, monkeypa
     monkeypatch.setattr(hybrid.checkpoint, "unreachable", lambda: None)
     assert torch.equal(load("somebody/model").lm_head.weight, ours.lm_head.weight)
     wanted = {"repo_id": "somebody/model", "allow_patterns": ["*.json", "*.safetensors"]}
-    assert asked == wanted | {"local_files_only": False}
+    assert asked == wanted | {"local_files_only": False, "revision": None}
+    load("somebody/model", revision="abc123")
+    assert asked["revision"] == "abc123"
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    with pytest.raises(ValueError, match=r"local folder, which has no revision; got 'main'"):
+        load(tmp_path, revision="main")
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path):
