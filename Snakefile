@@ -23,9 +23,8 @@ def results(study):
 
 
 def results_of_the_chapter(wildcards):
-    """Chapter 08_recall shows the study `recall`; a chapter without a study of its name trains nothing."""
-    study = wildcards.chapter.partition("_")[2]
-    return results(study) if study in studies.STUDIES else []
+    """The results of all studies that a chapter shows."""
+    return [result for study in studies.NEEDED_BY.get(wildcards.chapter, ()) for result in results(study)]
 
 
 rule site:

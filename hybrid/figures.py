@@ -26,7 +26,7 @@ from hybrid.intervals import check_columns, interval, summary
 INK = "#222222"
 PAGE_WIDTH = 7.4
 """Inches; about the width of the text column at 96 pixels an inch."""
-PANELS = 4
+PANELS = 3
 """Panels side by side, at most."""
 DRAW_POINTS_BELOW = 5
 """With fewer values than this behind a mean, every value is drawn."""
@@ -128,7 +128,7 @@ def curves_with_interval(
     titles = df[panel].unique() if panel else [""]
     rows = -(-len(titles) // PANELS)
     figure = Figure(figsize=(PAGE_WIDTH, 1.3 + 2.6 * rows), layout="constrained")
-    columns = min(len(titles), PANELS)
+    columns = -(-len(titles) // rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax in axes[len(titles) :]:
         ax.remove()

@@ -49,6 +49,7 @@ def _about(spec: RunSpec, result: Result | None, today: str) -> dict[str, dict]:
         "full_blocks": len(layout.full),
         "depth": spec.model.depth,
         "mixer": spec.model.mixer,
+        "family": spec.model.mixer if "L" in layout.letters else "full",
         "conv": spec.model.conv,
         "seed": spec.seed,
     }

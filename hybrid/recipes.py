@@ -7,8 +7,8 @@ were made with (flame), inferred, or unknown; `choices` shows it beside the valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
@@ -142,6 +142,30 @@ def paper_grid(
         for ratio in ratios
     )
     return list(dict.fromkeys(runs))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's own scale, beside the small ones of `hybrid.scales`: two sizes of one depth."""
+
+    depth: int = DEPTH
+    """Blocks of a model."""
+    ratios: tuple[str, ...] = RATIOS
+    """The paper's ratio labels, fewest full blocks first."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Learning rates were not chosen by mixer."""
+
+    def specs(
+        self, mixers: Sequence[str], ratios: Sequence[str], seeds: Sequence[int], arm: str
+    ) -> list[RunSpec]:
+        """See `paper_grid`."""
+        return paper_grid(mixers, ratios, seeds, arm)
+
+    def resized(self, depth: int | None, steps: int | None) -> Paper:
+        """Raises ``ValueError`` if anything is to change: a shorter rehearsal is `rehearsal`."""
+        if depth is not None or steps is not None:
+            raise ValueError(f"scale paper has a depth and steps of its own; got {depth=}, {steps=}")
+        return self
 
 
 def rehearsal(spec: RunSpec) -> RunSpec:

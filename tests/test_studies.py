@@ -1,14 +1,17 @@
 """Studies: the grid is what its labels say, models are matched, bad input is refused by name."""
 
+from pathlib import Path
+
 import pytest
 
 from hybrid.config import MIXERS
 from hybrid.cost import parameters
-from hybrid.studies import ARMS, SCALES, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels, scale, study
+from hybrid.scales import ARMS, SCALES, Scale, scale
+from hybrid.studies import NEEDED_BY, STUDIES, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels, study
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("name", [name for name, size in SCALES.items() if isinstance(size, Scale)])
 def test_models_of_a_scale_and_arm_match_in_parameters(name, arm):
     counts = {parameters(s.model) for s in grid(name, seeds=(0,), arm=arm)}
     assert max(counts) / min(counts) < 1.02
@@ -53,7 +56,7 @@ def test_sweep_uses_a_seed_no_study_reports():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scale_name": "huge"}, "unknown scale 'huge'; allowed: smoke, laptop, gpu"),
+        ({"scale_name": "huge"}, "unknown scale 'huge'; allowed: smoke, laptop, gpu, paper"),
         ({"mixers": ("mamba",)}, "unknown value 'mamba' in mixers; allowed: hgrn"),
         ({"mixers": ()}, "mixers must be a list that is not empty"),
         ({"mixers": "retnet"}, "mixers must be a list"),
@@ -61,7 +64,7 @@ def test_sweep_uses_a_seed_no_study_reports():
         ({"seeds": (0, 0)}, "seeds holds 0 more than once"),
         ({"ratios": ("7:1",)}, "7:1 needs a depth divisible by 7"),
         ({"ratios": ("half",)}, "unknown ratio 'half'"),
-        ({"arm": "plain"}, "unknown arm 'plain'; allowed: matched, published"),
+        ({"arm": "plain"}, "unknown value 'plain' in arm; allowed: matched, published"),
         ({"depth": 0}, "depth must be a positive number"),
     ],
 )
@@ -82,3 +85,15 @@ def test_depth_and_steps_can_be_changed():
     assert {str(s.model.layout) for s in specs} == {"LLF"}
     assert {s.train.steps for s in specs} == {4}
     assert scale("smoke").depth == 2
+
+
+def test_the_paper_scale_is_both_sizes_of_every_model():
+    assert len(grid("paper", seeds=(0,))) == 2 * 31
+    with pytest.raises(ValueError, match="scale paper has a depth and steps of its own; got .* steps=5"):
+        grid("paper", steps=5)
+
+
+def test_chapters_need_studies_that_exist():
+    chapters = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb")}
+    assert set(NEEDED_BY) <= chapters
+    assert {name for names in NEEDED_BY.values() for name in names} <= set(STUDIES)
