@@ -1,0 +1,76 @@
+"""Scatter plots with their Pareto front: filled points and a staircase; everything else is hollow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hybrid.figures import MIXER_STYLE, PAGE_WIDTH
+from hybrid.intervals import check_columns
+from hybrid.pareto import pareto_front
+
+
+def fronts(
+    df: pd.DataFrame,
+    x: str,
+    y: str,
+    better: Sequence[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+    panel: str | None = None,
+    log: Sequence[str] = (),
+    note: str = "",
+) -> Figure:
+    """Models by two properties, one point each, with the front of each panel.
+
+    Args:
+        df: one row a model, with columns ``x`` and ``y``, ``family`` (a mixer, or "full") and ``label``,
+            which is written beside points on the front. Columns such as ``x_low`` and ``x_high`` draw an interval.
+        better: "high" or "low" for x and for y.
+        panel: a column with one panel a value, side by side.
+        log: which axes are logarithmic, of "x" and "y".
+        note: what a point is, for the legend, such as "mean of 3 seeds".
+
+    Rows without a finite ``x`` or ``y`` are left out. Raises ``ValueError`` for a missing column or no row.
+    """
+    df = df.dropna(subset=[c for c in (x, y) if c in df])
+    check_columns(df, x, y, "family", "label", *([panel] if panel else []))
+    titles = list(df[panel].unique()) if panel else [""]
+    figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for ax, title in zip(axes, titles, strict=True):
+        _front(ax, df[df[panel] == title] if panel else df, x, y, better)
+        ax.set(title=title, xlabel=xlabel, **{f"{axis}scale": "log" for axis in log})
+        ax.margins(0.12)
+    axes[0].set_ylabel(ylabel)
+    entries = {}
+    for ax in axes:
+        entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    place = {"loc": "outside lower center", "ncols": 4, "title": f"filled: on the front; {note}".rstrip("; ")}
+    figure.legend(list(entries.values()), list(entries), **place)
+    return figure
+
+
+def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str]) -> None:
+    on = pareto_front(df[[x, y]].to_numpy(), better)
+    best = df[on].sort_values([x, y], ascending=[True, better[1] == better[0]])
+    steps = "steps-pre" if better[0] == "high" else "steps-post"
+    ax.plot(best[x], best[y], color="#8c8c8c", lw=1.1, drawstyle=steps, zorder=1)
+    for family, rows in df.assign(on=on).groupby("family", sort=False):
+        look = MIXER_STYLE[family]
+        for chosen, face in ((rows[~rows["on"]], "white"), (rows[rows["on"]], look.color)):
+            marks = {"linestyle": "none", "marker": look.marker, "color": look.color, "mfc": face}
+            ax.plot(chosen[x], chosen[y], **marks, zorder=3)
+        ax.plot([], [], linestyle="none", marker=look.marker, color=look.color, label=look.label)
+        bars = {
+            f"{side}err": [rows[c] - rows[f"{c}_low"], rows[f"{c}_high"] - rows[c]]
+            for side, c in (("x", x), ("y", y))
+            if f"{c}_low" in rows
+        }
+        if bars:
+            ax.errorbar(rows[x], rows[y], **bars, fmt="none", ecolor=look.color, alpha=0.3, lw=0.9, zorder=2)
+    for row in best[[x, y, "label"]].itertuples(index=False):
+        ax.annotate(row[2], row[:2], xytext=(5, 5), textcoords="offset points", fontsize=8)
