@@ -89,7 +89,7 @@ def test_depth_and_steps_can_be_changed():
 
 def test_the_paper_scale_is_both_sizes_of_every_model():
     assert len(grid("paper", seeds=(0,))) == 2 * 31
-    with pytest.raises(ValueError, match="scale paper has a depth and steps of its own; got .* steps=5"):
+    with pytest.raises(ValueError, match=r"scale paper has a depth and steps of its own; got .* steps=5"):
         grid("paper", steps=5)
 
 
