@@ -35,6 +35,8 @@ class Scale:
     train: TrainConfig
     rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate by mixer, and of "full" attention; where none is named, that of `train`."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the grid."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.depth, int) or self.depth < 1:
@@ -132,7 +134,7 @@ SCALES: dict[str, Scale | Paper] = {
             eval_lengths=(64, 128, 256),
             eval_sequences=128,
         ),
-        train=TrainConfig(steps=1800, batch_size=24, lr=6e-3, warmup=100, eval_every=225),
+        train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
     ),
     "gpu": Scale(
         depth=24,

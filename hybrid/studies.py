@@ -17,7 +17,7 @@ def grid(
     scale_name: str = "laptop",
     mixers: Sequence[str] = MIXERS,
     ratios: Sequence[str] = (),
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] = (),
     arm: str = "matched",
     depth: int | None = None,
     steps: int | None = None,
@@ -25,13 +25,14 @@ def grid(
     """The systematic study: pure, hybrid and full models of several mixers, on text and recall at once
     (arXiv 2507.06457, section 4), seed by seed.
 
-    Empty `ratios`, and `depth` and `steps` of ``None``, are the scale's own; each mixer has its own
-    learning rate (`Scale.rates`). A full-attention model holds no linear mixer, so it is trained
-    once a seed whatever the number of mixers.
+    Empty `ratios` and `seeds`, and `depth` and `steps` of ``None``, are the scale's own; each mixer
+    has its own learning rate (`Scale.rates`). A full-attention model holds no linear mixer, so it is
+    trained once a seed whatever the number of mixers.
     Raises ``ValueError`` naming an unknown scale, mixer, ratio, seed or arm before anything is trained.
     """
     size = scale(scale_name).resized(depth, steps)
     _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
+    seeds = seeds if len(seeds) else size.seeds
     _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, "whole numbers from 0")
     _listed("arm", [arm], lambda a: a in ARMS, ", ".join(ARMS))
     ratios = list(ratios) or [r for r in size.ratios if _fits(r, size.depth)]
@@ -39,16 +40,16 @@ def grid(
 
 
 def grid_published(scale_name: str = "laptop") -> list[RunSpec]:
-    """The grid's second arm, each mixer with the convolution of its reference, on one seed."""
-    return grid(scale_name, seeds=(0,), arm="published")
+    """The grid's second arm, each mixer with the convolution of its reference, on the first seed."""
+    return grid(scale_name, seeds=scale(scale_name).seeds[:1], arm="published")
 
 
 def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
-    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at half
-    the scale's common rate, at it and at twice it, on `SWEEP_SEED`."""
+    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at the
+    scale's common rate and at twice it, on `SWEEP_SEED`."""
     size = replace(scale(scale_name), rates={})
     specs = size.specs(MIXERS, ("pure", "full"), (SWEEP_SEED,), "matched")
-    return [s.with_(lr=factor * s.train.lr) for factor in (0.5, 1, 2) for s in specs]
+    return [s.with_(lr=factor * s.train.lr) for factor in (1, 2) for s in specs]
 
 
 def ratio_labels(depth: int) -> dict[str, str]:
@@ -70,12 +71,12 @@ STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
 
 
 NEEDED_BY: dict[str, tuple[str, ...]] = {
-    "07_language_modeling": ("grid", "grid_published"),
-    "08_recall": ("grid", "grid_published", "learning_rates"),
+    "07_language_modeling": ("grid",),
+    "08_recall": ("grid",),
     "09_pareto": ("grid",),
-    "10_published_against_ours": ("grid", "grid_published"),
+    "10_published_against_ours": ("grid",),
 }
-"""Chapter -> the studies it shows; chapters that are not named train nothing worth a pipeline's job."""
+"""Chapter -> the studies it cannot do without; of the others it shows what is stored."""
 
 
 def study(name: str, scale_name: str) -> list[RunSpec]:
