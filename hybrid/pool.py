@@ -17,7 +17,7 @@ from typing import TypeVar
 T = TypeVar("T")
 READY = "ready"
 STOP_SECONDS = 30
-"""What a worker gets to save its checkpoint when everything is stopped."""
+"""What the workers get to end a step, and a checkpoint they are writing, when they are stopped."""
 
 
 def each(
@@ -36,11 +36,12 @@ def each(
         function: called for its effect, in a worker; must be importable there by name.
         items: what to call it with; started in this order.
         environments: environment variables of each worker.
-        minutes: no item is started after this time; those under way are finished.
+        minutes: after this time no item is started and those under way are ended, with SIGTERM and,
+            `STOP_SECONDS` later, SIGKILL.
 
     Yields:
-        Each item as it ends, with None or the reason why it failed. Items that were not started
-        are not yielded.
+        Each item as it ends, with None or the reason why it failed. Items that the time did not
+        suffice for are not yielded.
 
     Raises:
         RuntimeError: a worker could not be started at all.
@@ -57,7 +58,10 @@ def each(
                 worker.start(pending.popleft())
             if not busy:
                 return
-            for connection in wait(list(busy)):
+            seconds = None if minutes is None else max(0.0, deadline - time.monotonic())
+            if not (answered := wait(list(busy), seconds)):
+                return
+            for connection in answered:
                 worker = busy.pop(connection)
                 try:
                     answer = connection.recv()
@@ -76,8 +80,9 @@ def each(
             worker.process.terminate()
         for worker in (everyone := [*idle, *busy.values()]):
             worker.connection.close()
+        last = time.monotonic() + STOP_SECONDS
         for worker in everyone:
-            worker.end()
+            worker.end(last - time.monotonic())
 
 
 class _Worker:
@@ -110,8 +115,8 @@ class _Worker:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"its process {how} before the run was finished"
 
-    def end(self) -> None:
-        self.process.join(STOP_SECONDS)
+    def end(self, seconds: float) -> None:
+        self.process.join(max(0.0, seconds))
         self.process.kill()
         self.process.join()
 

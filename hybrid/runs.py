@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hybrid import frames, pool, provenance
 from hybrid.config import RunSpec
+from hybrid.cost import parameters
 from hybrid.store import Result, Store, StoreError, home, write_atomically
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 Trainer = Callable[..., Result]
 """``train(spec, *, checkpoint_dir, progress) -> Result``, as `hybrid.training.fit`; importable by name."""
+
+CHANNEL_BYTES = 160
+"""What the backward pass keeps of a block, in bytes a channel and token."""
+PROCESS_BYTES = 2 * 2**30
+"""What CUDA and its libraries hold in each process."""
 
 
 class RunError(RuntimeError):
@@ -89,9 +95,12 @@ def collect(
 
     Args:
         specs: what to run; a spec given twice is one run.
-        workers: processes that train; None is one a GPU, or one a CPU core where there is no GPU.
+        workers: processes that train, sharing the GPUs evenly; None is as many as the GPUs' memory and
+            the CPU cores allow (`runs_a_gpu`), or one a CPU core where there is no GPU. Processes on
+            one GPU take turns; under NVIDIA's Multi-Process Service they compute at the same time.
         recompute: train everything anew, whatever is stored.
-        minutes: start no further run after this time; 0 reads only.
+        minutes: stop after this time; 0 reads only. Runs under way are ended, and the next call goes
+            on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
         train: the trainer; None is `hybrid.training.fit`.
 
@@ -169,6 +178,19 @@ def work_folder(spec: RunSpec) -> Path:
     return root / spec.run_id / provenance.LOADED
 
 
+def runs_a_gpu(spec: RunSpec, memory: int) -> int:
+    """How many runs like this one a GPU with `memory` bytes holds side by side, at least one.
+
+    An upper bound of what a run holds: 16 bytes a parameter (weights, gradients and two moments in
+    float32), `CHANNEL_BYTES` for each channel, block and token of a pass, 10 bytes for each of its
+    logits (bfloat16, their float32 copy and its gradient), and `PROCESS_BYTES`.
+    """
+    model, train = spec.model, spec.train
+    tokens = train.batch_size // train.accumulate * spec.task.seq_len
+    activations = tokens * (CHANNEL_BYTES * model.depth * model.hidden_size + 10 * model.vocab_size)
+    return max(1, int(0.9 * memory) // (16 * parameters(model) + activations + PROCESS_BYTES))
+
+
 @contextmanager
 def _claim(spec: RunSpec) -> Iterator[None]:
     """Hold the run's lock, which the operating system takes back from a process that dies."""
@@ -199,7 +221,7 @@ def _train(
     from tqdm import tqdm
 
     finished, failures = 0, {}
-    started = pool.each(job, specs, _environments(workers, len(specs)), minutes=minutes)
+    started = pool.each(job, specs, _environments(workers, specs), minutes=minutes)
     with closing(started), tqdm(total=len(specs), desc="runs", unit="run", disable=not progress) as bar:
         for spec, error in started:
             finished += 1
@@ -208,7 +230,7 @@ def _train(
                 failures[spec] = error
     if finished < len(specs):
         warnings.warn(
-            f"{len(specs) - finished} of {len(specs)} runs were not started within {minutes:g} minutes; "
+            f"{len(specs) - finished} of {len(specs)} runs were not finished within {minutes:g} minutes; "
             "the same call goes on with them",
             stacklevel=3,
         )
@@ -221,7 +243,7 @@ def _train(
         raise RunError("\n".join([*lines, "In full, the first:", first] if "\n" in first else lines))
 
 
-def _environments(workers: int | None, runs: int) -> list[dict[str, str]]:
+def _environments(workers: int | None, specs: list[RunSpec]) -> list[dict[str, str]]:
     """Environment variables of each worker: its share of the CPU cores, its GPU in turn."""
     import torch
 
@@ -229,7 +251,13 @@ def _environments(workers: int | None, runs: int) -> list[dict[str, str]]:
     gpus = [str(i) for i in range(torch.cuda.device_count())]
     if gpus and os.environ.get("CUDA_VISIBLE_DEVICES"):
         gpus = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-    workers = min(workers or len(gpus) or cores, runs)
+    if workers is None:
+        workers = cores
+        if gpus:
+            memory = torch.cuda.get_device_properties(0).total_memory
+            most = min(runs_a_gpu(spec, memory) for spec in specs)
+            workers = len(gpus) * min(most, max(1, cores // len(gpus)))
+    workers = min(workers, len(specs))
     threads = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(workers)]
 

@@ -7,14 +7,19 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_training as fake
 import pandas as pd
 import pytest
+import test_training
 from fake_training import logged, result, spec
 
-from hybrid import provenance, runs
+from hybrid import pool, provenance, runs
+from hybrid.config import MIXERS, ModelConfig
+from hybrid.recipes import paper
 from hybrid.store import Result, Store, StoreError, StoreWarning
 
 TESTS = Path(__file__).parent
@@ -172,17 +177,64 @@ def test_a_cut_file_is_named_and_trained_again():
     assert Result.from_json(path.read_text()) == result(spec())
 
 
-def test_no_run_starts_after_the_time_is_up():
-    specs = [spec(seed=s) for s in range(3)]
-    with pytest.warns(UserWarning, match="2 of 3 runs were not started within 0.01 minutes"):
-        frame = collect(specs, train=fake.train_slowly, minutes=0.01)
+def time_is_up_when(monkeypatch, condition):
+    """The pool's time ends at an event instead of a moment: tests run on machines of any speed."""
+    wait = pool.wait
+
+    def until_then(connections, seconds):
+        while not (answered := wait(connections, 0.02)):
+            if condition():
+                return []
+        return answered
+
+    monkeypatch.setattr(pool, "wait", until_then)
+
+
+def test_runs_under_way_when_the_time_is_up_are_ended_and_go_on_later(monkeypatch):
+    specs = [spec(seed=s) for s in (1, 0, 2)]
+    checkpoint = runs.work_folder(spec()) / "last.ckpt"
+    with monkeypatch.context() as patch:
+        time_is_up_when(patch, lambda: checkpoint.exists() and checkpoint.read_text() == "4")
+        with pytest.warns(UserWarning, match="2 of 3 runs were not finished within 60 minutes"):
+            frame = collect(specs, train=fake.train_in_steps, minutes=60)
     assert list(frame["status"]) == ["done", "missing", "missing"]
     assert frame["recall"].isna().tolist() == [False, True, True]
+    assert not alive(int(logged()[1][-1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(collect(specs, minutes=0)["status"]) == ["done", "missing", "missing"]
-    assert list(collect(specs)["status"]) == ["done"] * 3
-    assert len(logged()) == 3
+    assert list(collect(specs, train=fake.train_in_steps, minutes=60)["status"]) == ["done"] * 3
+    started = [(line[0], line[2]) for line in logged()]
+    assert started == [("1", "0"), ("0", "0"), ("0", "4"), ("2", "0")]
+    assert no_work_left()
+
+
+def test_no_run_starts_when_there_is_no_time():
+    with pytest.warns(UserWarning, match="1 of 1 runs were not finished within 1e-09 minutes"):
+        assert list(collect([spec()], minutes=1e-9)["status"]) == ["missing"]
+    assert logged() == []
+
+
+def test_a_training_ended_by_the_time_and_resumed_is_the_whole_one(monkeypatch):
+    """In pieces, as on a GPU that is lent for minutes: metrics and curve to the last stored digit."""
+    import torch
+
+    tiny = test_training.spec(steps=60, eval_every=10)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    checkpoint = runs.work_folder(tiny) / "last.ckpt"
+    with monkeypatch.context() as patch:
+        time_is_up_when(patch, checkpoint.exists)
+        with pytest.warns(UserWarning, match="1 of 1 runs were not finished"):
+            runs.collect([tiny], minutes=60, progress=False)
+    assert 10 <= torch.load(checkpoint, weights_only=True)["global_step"] < 60
+    assert list(runs.collect([tiny], progress=False)["status"]) == ["done"]
+    resumed = Store().read(tiny)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = Result.from_json(test_training.fit(tiny, progress=False).to_json())
+    torch.set_num_threads(threads)
+    assert resumed.metrics == whole.metrics
+    assert resumed.curve == whole.curve
 
 
 def test_a_killed_worker_takes_only_its_own_run_with_it():
@@ -226,19 +278,59 @@ def test_workers_share_the_cores(monkeypatch):
     assert [threads for _, threads in logged()] == ["2", "2", "2"]
     assert os.environ.get("OMP_NUM_THREADS") == before
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert runs._environments(None, 99) == [{"OMP_NUM_THREADS": "1"}] * 7
-    assert runs._environments(None, 2) == [{"OMP_NUM_THREADS": "3"}] * 2
-    assert runs._environments(1, 5) == [{"OMP_NUM_THREADS": "7"}]
+    assert runs._environments(None, [spec()] * 99) == [{"OMP_NUM_THREADS": "1"}] * 7
+    assert runs._environments(None, [spec()] * 2) == [{"OMP_NUM_THREADS": "3"}] * 2
+    assert runs._environments(1, [spec()] * 5) == [{"OMP_NUM_THREADS": "7"}]
 
 
-def test_workers_take_the_gpus_in_turn(monkeypatch):
+def test_workers_share_the_gpus(monkeypatch):
+    """As many on each as its memory and the cores allow; a model that fills one is alone on it."""
+    memory = SimpleNamespace(total_memory=80 * 2**30)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda gpu: memory)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = lambda workers: [e["CUDA_VISIBLE_DEVICES"] for e in runs._environments(workers, 9)]  # noqa: E731
-    assert seen(None) == ["0", "1"]
-    assert seen(3) == ["0", "1", "0"]
+
+    def gpus(workers, a_run):
+        return [e["CUDA_VISIBLE_DEVICES"] for e in runs._environments(workers, [a_run] * 20)]
+
+    large = paper("1.3b", "gla", "pure")
+    assert gpus(None, spec()) == ["0", "1"] * 6
+    assert gpus(None, large) == ["0", "1"]
+    assert gpus(3, large) == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert seen(None) == ["3", "5"]
+    assert gpus(None, large) == ["3", "5"]
+
+
+@pytest.mark.parametrize("mixer", [*MIXERS, "full"])
+def test_runs_a_gpu_allow_for_all_that_the_backward_pass_keeps(mixer):
+    """What autograd keeps under bfloat16 autocast, counted on a CPU, where kernels keep the most."""
+    import torch
+
+    from hybrid.model import HybridLM
+
+    layout = "FF" if mixer == "full" else "LL"
+    small = ModelConfig(layout, "gla" if mixer == "full" else mixer, 768, 256, 768, attn_heads=4, conv=4)
+    if mixer not in ("full", "hgrn"):
+        small = replace(small, num_heads=4, head_k_dim=64, head_v_dim=64)
+    model, kept = HybridLM(small), {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(8, 256, dtype=torch.long)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        output = model(ids, labels=ids)
+    held = output.loss.isfinite() and sum(kept.values())
+    allowed = runs.CHANNEL_BYTES * 2 * 256 + 10 * 768
+    assert 0.3 * allowed < held / ids.numel() < allowed
 
 
 @pytest.mark.parametrize(
