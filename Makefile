@@ -33,7 +33,7 @@ figure:  ## the figure of the README, from the executed chapter
 	$(BIN)/python -m hybrid picture 08_recall fig-recall-main --out book/_static/recall.svg
 
 clean:  ## everything that is generated, but not the environment and the results
-	rm -rf _build book/chapters book/status.md .snakemake
+	rm -rf _build book/chapters book/status.md book/claims.md .snakemake
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("This book needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v)'

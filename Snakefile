@@ -33,6 +33,7 @@ rule site:
         HOME.glob("book/*.*"),
         HOME.glob("book/_static/**/*.*"),
         "_config.yml",
+        "book/claims.md",
         "book/status.md",
     output:
         "_build/html/index.html",
@@ -51,6 +52,18 @@ rule status:
     localrule: True
     shell:
         "{BIN}/python -m hybrid status --out {output}"
+
+
+rule claims:
+    input:
+        expand("book/chapters/{chapter}.json", chapter=CHAPTERS),
+        "book/claims.yml",
+        HOME.glob("hybrid/**/*.py"),
+    output:
+        "book/claims.md",
+    localrule: True
+    shell:
+        "{BIN}/python -m hybrid claims --scale {SCALE} --out {output}"
 
 
 # One chapter at a time, with every core: some of them measure time.

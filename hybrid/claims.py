@@ -1,107 +1,186 @@
-"""From runs to verdicts: rules fixed beforehand, applied to the table of `hybrid.runs.collect`."""
+"""Claims of a paper: read from `book/claims.yml`, decided from stored runs by rules fixed beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid.intervals import interval
+from hybrid import rules
+from hybrid.rules.contrasts import NAMES
+from hybrid.store import home
 
 if TYPE_CHECKING:
     import pandas
 
-LEARNT = 0.95
-"""Recall of full attention at the training length from which a study counts."""
-LEFT = 1.5
-"""How far above chance, as a factor, a mixer must have come before its layouts are compared."""
+    from hybrid.rules.base import Rule
+
+FILE = home() / "book" / "claims.yml"
+COLUMNS = ("id", "section", "claim", "rule", "verdict", "evidence", "reason", "scale", "n", "published")
+
+WORDS = NAMES | {
+    "suite": "the mean of the suite",
+    "recall": "multi-query associative recall",
+    "singlevalue": "finding one needle (single key)",
+    "multikey": "finding one needle among others (multi-key)",
+    "qa": "answering questions over facts",
+}
+"""What readers know a value of `each` by."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the runs say about one sentence."""
+class Claim:
+    """A sentence of a paper with the rule that decides it."""
 
+    id: str
+    """Name of the claim, in lower case with hyphens."""
+    paper: str
+    """arXiv number."""
+    version: str
+    """Version of the paper that `section` and `published` refer to."""
+    section: str
+    """Section in which the sentence stands."""
     sentence: str
-    verdict: str
-    """ "supported", "not supported" or "inconclusive"."""
-    evidence: str
-    """The numbers behind it, with their interval and n, or the reason why there are none."""
+    """What is claimed, in our words."""
+    published: str
+    """Where the paper shows it, and what its own numbers say."""
+    rule: Rule
+    """What decides it."""
+    why: str
+    """Why this rule and these thresholds; written before any result was seen."""
+    scales: tuple[str, ...]
+    """Scales at which it is decided."""
 
 
-def decide(sentence: str, difference: Sequence[float], *, margin: float = 0.0) -> Verdict:
-    """Decide whether paired differences lie above `margin`.
+def registry(path: str | Path = FILE) -> list[Claim]:
+    """All claims, in the order of the file.
 
-    Supported where the whole 95 % interval of their mean lies above the margin, not supported where it
-    lies at or below it, and inconclusive otherwise, or with fewer than three pairs.
+    An entry with a field ``each`` (name -> list of values) stands for one claim a value: ``{name}`` in its
+    strings becomes the value, and ``{Name}`` the name that readers know it by.
+    Raises ``ValueError`` naming the claim and its unknown, missing, repeated or impossible part.
     """
-    values = [float(d) for d in difference]
-    if len(values) < 3:
-        return Verdict(sentence, "inconclusive", f"needs at least three paired seeds; n = {len(values)}")
-    mean, low, high = interval(values)
-    evidence = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}], n = {len(values)}"
-    if low > margin:
-        return Verdict(sentence, "supported", evidence)
-    return Verdict(sentence, "not supported" if high <= margin else "inconclusive", evidence)
+    import yaml
+
+    found: dict[str, Claim] = {}
+    for number, entry in enumerate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or [], start=1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{Path(path).name}, entry {number}, is no claim: {entry!r}")
+        for given in _each(entry):
+            claim = _claim(given, f"claim {given.get('id', f'number {number}')!r}")
+            if claim.id in found:
+                raise ValueError(f"claim {claim.id!r} stands in {Path(path).name} more than once")
+            found[claim.id] = claim
+    return list(found.values())
 
 
-def paired(frame: pandas.DataFrame, metric: str, first: dict, second: dict) -> list[float]:
-    """Differences ``first - second`` of a metric, one for each seed that both sides hold.
+def verdicts(
+    scale: str = "laptop", ids: Sequence[str] | None = None, seeds: Sequence[int] = (0, 1, 2)
+) -> pandas.DataFrame:
+    """Decide claims from the runs stored at a scale; nothing is trained.
 
     Args:
-        frame: one row a run.
-        metric: the column compared.
-        first, second: column -> value, which rows are meant; they must leave one run a seed.
+        scale: whose grid is read.
+        ids: which claims; None is all.
+        seeds: which seeds of the grid.
 
-    Raises ``ValueError`` naming the side that holds several runs of one seed.
+    Returns:
+        One row a claim with the columns `COLUMNS`: its id, section and sentence, the rule in words, the
+        verdict ("supported", "not supported" or "inconclusive"), the evidence with its interval and n, the
+        reason where it is inconclusive or something is missing, the scale, the number of paired seeds
+        (0 where nothing was compared or no run is needed) and where and what the paper prints.
+
+    Raises ``ValueError`` naming an unknown scale or id.
     """
-    sides = []
-    for chosen in (first, second):
-        rows = frame[frame["status"] == "done"]
-        for column, value in chosen.items():
-            rows = rows[rows[column] == value]
-        if rows["seed"].duplicated().any():
-            raise ValueError(f"{chosen} does not name one run a seed")
-        sides.append(rows.set_index("seed")[metric])
-    both = sides[0].index.intersection(sides[1].index)
-    return [float(sides[0][seed] - sides[1][seed]) for seed in sorted(both)]
-
-
-def baseline_learnt(full: pandas.DataFrame, metric: str = "recall") -> Verdict:
-    """Whether the full-attention runs of a study have learnt the task at the training length.
-
-    Where they have not, every other verdict of the study is inconclusive: what a baseline did not
-    learn cannot show what its rivals lack.
-    """
-    sentence = f"full attention reaches {LEARNT} at the training length"
-    values = full.loc[full["status"] == "done", metric].dropna()
-    if values.empty:
-        return Verdict(sentence, "inconclusive", "no finished run of full attention")
-    evidence = f"lowest of {len(values)} seeds {values.min():.3f}"
-    return Verdict(sentence, "supported" if values.min() >= LEARNT else "not supported", evidence)
-
-
-def left_chance(frame: pandas.DataFrame, chance: float, metric: str = "recall") -> Verdict:
-    """Whether any layout among the runs has, on average over seeds, recall of at least `LEFT` times the
-    chance level. Where none has, the runs are too short to tell their layouts apart."""
-    done = frame[frame["status"] == "done"]
-    sentence = f"some layout reaches {LEFT:g} times chance ({chance:.3f})"
-    if done.empty:
-        return Verdict(sentence, "inconclusive", "no finished run")
-    best = done.groupby("layout")[metric].mean().max()
-    return Verdict(sentence, "supported" if best >= LEFT * chance else "not supported", f"best {best:.3f}")
-
-
-def subject_to(condition: Verdict, reason: str, verdict: Verdict) -> Verdict:
-    """The verdict; or "inconclusive", with the reason, where its condition is not supported."""
-    if condition.verdict == "supported":
-        return verdict
-    evidence = f"{reason} ({condition.evidence}); measured {verdict.evidence}"
-    return Verdict(verdict.sentence, "inconclusive", evidence)
-
-
-def table(verdicts: Sequence[Verdict]) -> pandas.DataFrame:
-    """Claim, verdict and evidence as a table, in the given order."""
     import pandas
 
-    rows = [(v.sentence, v.verdict, v.evidence) for v in verdicts]
-    return pandas.DataFrame(rows, columns=["Claim", "Verdict", "Evidence"])
+    from hybrid import scales, studies
+    from hybrid.observations import observed
+
+    scales.scale(scale)
+    claims = {claim.id: claim for claim in registry()}
+    for name in ids or ():
+        if name not in claims:
+            raise ValueError(f"unknown claim {name!r}; allowed: {', '.join(claims)}")
+    chosen = [claims[name] for name in (claims if ids is None else ids)]
+    arms = {arm for claim in chosen if scale in claim.scales for arm in claim.rule.arms()}
+    specs = {arm: studies.grid(scale, seeds=tuple(seeds), arm=arm) for arm in sorted(arms)}
+    runs = observed(specs) if specs else None
+    rows = []
+    for claim in chosen:
+        verdict = rules.Verdict(rules.INCONCLUSIVE, "", f"decided at {', '.join(claim.scales)} only")
+        if scale in claim.scales:
+            verdict = _with_tasks(claim.rule(runs), claim.rule, runs)
+        shown = (verdict.verdict, verdict.evidence, verdict.reason, scale, verdict.n, claim.published)
+        rows.append((claim.id, claim.section, claim.sentence, claim.rule.words(), *shown))
+    return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def table(verdicts: Mapping[str, rules.Verdict]) -> pandas.DataFrame:
+    """Claim, verdict, evidence and reason as a table for a page; the keys are the sentences."""
+    import pandas
+
+    rows = [(sentence, v.verdict, v.evidence, v.reason) for sentence, v in verdicts.items()]
+    return pandas.DataFrame(rows, columns=["Claim", "Verdict", "Evidence", "Reason"])
+
+
+def _with_tasks(verdict: rules.Verdict, rule: Rule, runs: pandas.DataFrame | None) -> rules.Verdict:
+    """The verdict; its evidence says how many tasks of the suite count, where not all do."""
+    if runs is None or not verdict.evidence:
+        return verdict
+    told = runs[runs["metric"].isin(rule.metrics())].drop_duplicates("metric")
+    some = [f"{m} over {t} tasks" for m, t in zip(told["metric"], told["tasks"], strict=True) if t]
+    return replace(verdict, evidence="; ".join([verdict.evidence, *some]))
+
+
+def _each(entry: Mapping) -> Iterator[dict]:
+    """The claims an entry stands for: one for every combination of the values of its `each`."""
+    entry = dict(entry)
+    each = entry.pop("each", {})
+    if not isinstance(each, dict) or not all(isinstance(values, list) for values in each.values()):
+        raise ValueError(f"claim {entry.get('id')!r}: each must map names to lists; got {each!r}")
+    for values in product(*each.values()):
+        words = {}
+        for name, value in zip(each, values, strict=True):
+            words |= {f"{{{name}}}": value, f"{{{name.capitalize()}}}": WORDS.get(value, value)}
+        yield _replaced(entry, words)
+
+
+def _replaced(part, words: Mapping[str, str]):
+    """The same structure with placeholders replaced in every string."""
+    match part:
+        case str():
+            for placeholder, word in words.items():
+                part = part.replace(placeholder, word)
+            return part
+        case dict():
+            return {key: _replaced(value, words) for key, value in part.items()}
+        case list():
+            return [_replaced(value, words) for value in part]
+    return part
+
+
+def _claim(entry: Mapping, where: str) -> Claim:
+    """A claim from the fields of its entry, each of them checked."""
+    from hybrid.scales import SCALES
+
+    known = [field.name for field in fields(Claim)]
+    for name in entry:
+        if name not in known:
+            raise ValueError(f"{where} has an unknown field {name!r}; allowed: {', '.join(known)}, each")
+    for name in known:
+        if not entry.get(name):
+            raise ValueError(f"{where} needs {name!r}")
+    given = dict(entry["rule"]) if isinstance(entry["rule"], dict) else {}
+    try:
+        rule = rules.build(given.pop("name", entry["rule"]), given)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    for scale in entry["scales"]:
+        if scale not in SCALES:
+            raise ValueError(f"{where}: unknown scale {scale!r}; allowed: {', '.join(SCALES)}")
+    for name in ("paper", "version", "section", "sentence", "published", "why"):
+        if not isinstance(entry[name], str):
+            raise ValueError(f"{where}: {name} must be text in quotes; got {entry[name]!r}")
+    return Claim(**{**entry, "rule": rule, "scales": tuple(entry["scales"])})

@@ -73,6 +73,13 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _claims(args: argparse.Namespace) -> int:
+    from hybrid import claims_page
+
+    print(claims_page.write(Path(args.out) if args.out else claims_page.PAGE, args.scale))
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     from hybrid import bench
 
@@ -127,6 +134,10 @@ def parser() -> argparse.ArgumentParser:
     picture.add_argument("--out", required=True, help="file to write")
 
     command("status", _status, "write the status page").add_argument("--out", help="file to write")
+
+    claims = command("claims", _claims, "decide every claim from stored runs and write the page of claims")
+    claims.add_argument("--scale", default="laptop", help="smoke, laptop or gpu (default laptop)")
+    claims.add_argument("--out", help="file to write")
 
     bench = command("bench", _bench, "measure kernels beside their peers")
     bench.add_argument("what", choices=["kernels"])

@@ -31,7 +31,7 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
     parts = [
         _HEAD,
         "## Chapters\n",
-        _table(
+        table(
             ["Chapter", "Scale", "Executed", "Time", "Device", "Runs", "Stale runs", "Failed runs"],
             [_chapter(name, Path(chapters), runs) for name in names],
         ),
@@ -41,9 +41,9 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
     failed = [run for run in runs.values() if run.status == "failed"]
     if failed:
         rows = [[r.run_id, r.spec.model.mixer, r.spec.model.layout, r.spec.seed, r.message] for r in failed]
-        parts += ["### Failed\n", _table(["Run", "Mixer", "Layout", "Seed", "Why"], rows)]
+        parts += ["### Failed\n", table(["Run", "Mixer", "Layout", "Seed", "Why"], rows)]
     if unreadable:
-        parts += ["### Unreadable files\n", _table(["File", "Why"], unreadable)]
+        parts += ["### Unreadable files\n", table(["File", "Why"], unreadable)]
     write_atomically(Path(path), "\n".join(parts))
     return Path(path)
 
@@ -83,7 +83,7 @@ def _summary(runs: dict[str, Result]) -> str:
         failed = sum(run.status == "failed" for run in members)
         rows.append([code, device, len(members), failed, f"{dates[0]} to {dates[-1]}", duration(seconds)])
     header = ["Source hash", "Device", "Runs", "Failed", "Trained", "Time, one by one"]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _stale(run: Result) -> bool:
@@ -100,7 +100,8 @@ def _runs(folder: Path) -> tuple[dict[str, Result], list[list[str]]]:
     return runs, unreadable
 
 
-def _table(header: list[str], rows: Iterable[list]) -> str:
+def table(header: list[str], rows: Iterable[list]) -> str:
+    """A table in Markdown; cells are shown as text, and a bar or a line break in one does no harm."""
     lines = [header, ["---"] * len(header), *rows]
     cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid import notebooks, status
+from hybrid import claims_page, notebooks, status
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -55,7 +55,7 @@ def site(smoke):
     """Folder of the rendered book, made as `make book` makes it, of chapters at smoke scale."""
     for chapter in CHAPTERS:
         smoke(chapter)
-    generated = shutil.ignore_patterns("chapters", "results", "status.md")
+    generated = shutil.ignore_patterns("chapters", "results", "status.md", "claims.md")
     shutil.copytree(ROOT / "book", smoke.book, dirs_exist_ok=True, ignore=generated)
     shutil.copy(ROOT / "_config.yml", smoke.book.parent)
     # An execution that was killed leaves such a copy, and the site is built all the same.
@@ -63,6 +63,7 @@ def site(smoke):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in smoke.environment.items():
             patch.setenv(name, value)
+        claims_page.write(smoke.book / "claims.md", "smoke")
         status.write(smoke.book / "status.md", smoke.book / "chapters")
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"]
     built = subprocess.run(command, cwd=smoke.book.parent, capture_output=True, text=True)

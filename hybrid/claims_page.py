@@ -1,0 +1,77 @@
+"""The page of claims: every sentence, its rule and its verdict, from the stored runs of one scale."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from hybrid import claims, rules, studies
+from hybrid.data.suite import TASKS
+from hybrid.observations import observed
+from hybrid.rules.contrasts import CLEAR, LEARNT, LEFT, SEEDS
+from hybrid.status import table
+from hybrid.store import home, write_atomically
+
+PAGE = home() / "book" / "claims.md"
+_VERDICTS = (rules.SUPPORTED, rules.NOT_SUPPORTED, rules.INCONCLUSIVE)
+_HEAD = f"""# Claims
+
+Each sentence below is taken from *A Systematic Analysis of Hybrid Linear Attention*
+{{cite}}`wang2025systematic`, in our words. Its rule was written down before the runs were trained. This page
+is generated: it applies the rules to the stored runs of one scale.
+
+A claim is *supported* where the whole 95 % interval lies on its side, *not supported* where the whole
+interval lies on the other, and *inconclusive* otherwise, with the reason. Intervals are over paired seeds:
+Student's t for means, and a bootstrap that agrees with it for what is computed from several means. Nothing
+is decided from fewer than {SEEDS} seeds. A claim about several models at once allows for their number. Claims
+do not allow for each other: of twenty sentences that are false, one may be called supported.
+
+A task counts only where every seed of full attention has learnt it, to {LEARNT:g} at the training length.
+Otherwise its claims are inconclusive because the baseline is undertrained; they are not refuted. And a
+mixer's layouts are compared only where one has left chance: {LEFT:g} times chance, and {CLEAR:g} above it.
+"""
+
+
+def write(path: str | Path = PAGE, scale: str = "laptop") -> Path:
+    """Decide every claim at a scale and write the page, in MyST Markdown; returns its path.
+
+    Raises ``ValueError`` naming an unknown scale.
+    """
+    found = claims.verdicts(scale)
+    found = found.assign(place=found["section"].str.split(", ").str[-1]).sort_values("place", kind="stable")
+    counts = found["verdict"].value_counts()
+    parts = [
+        _HEAD,
+        f"## At scale {scale}\n",
+        table(["Verdict", "Claims"], [[verdict, counts.get(verdict, 0)] for verdict in _VERDICTS]),
+        _state(scale),
+    ]
+    for section, rows in groupby(found.itertuples(), key=lambda row: row.place):
+        header = ["Claim", "Verdict", "Evidence", "Why not more", "The paper prints"]
+        lines = [[r.claim, r.verdict, r.evidence, r.reason, r.published] for r in rows]
+        parts += [f"### Section {section}\n", table(header, lines)]
+    parts.append("## The rules\n")
+    registry = {claim.id: claim for claim in claims.registry()}
+    lines = [[f"`{r.id}`", r.claim, r.rule, registry[r.id].why] for r in found.itertuples()]
+    parts.append(table(["Name", "Claim", "Rule", "Why so"], lines))
+    write_atomically(Path(path), "\n".join(parts))
+    return Path(path)
+
+
+def _state(scale: str) -> str:
+    """How many runs there are, and of what full attention learnt, as Markdown."""
+    runs = observed({arm: studies.grid(scale, arm=arm) for arm in studies.ARMS})
+    parts = []
+    for arm, seen in runs.drop_duplicates(["arm", "run_id"]).groupby("arm"):
+        done, stale = (seen["status"] == "done").sum(), seen["stale"].sum()
+        parts.append(
+            f"{arm.capitalize()} arm: {done} of {len(seen)} runs are stored, {stale} of them by older code. "
+        )
+    parts.append("\n\n### Did full attention learn the tasks?\n\n")
+    rows = []
+    for metric in ("recall", *dict.fromkeys(task.group for task in TASKS.values())):
+        for arm in studies.ARMS:
+            verdict = rules.build("learnt", {"metric": metric, "arm": arm})(runs)
+            here = runs[runs["metric"] == metric]["tasks"].iloc[0]
+            rows.append([metric, arm, here, verdict.verdict, verdict.evidence or verdict.reason])
+    return "".join(parts) + table(["Task or group", "Arm", "Tasks learnt", "Learnt", "Evidence"], rows)

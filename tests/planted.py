@@ -1,0 +1,35 @@
+"""Tables of observations with a known truth, as `hybrid.rules` reads them."""
+
+import itertools
+
+import pandas as pd
+
+from hybrid.config import MIXERS
+
+BLOCKS = {"pure": 0, "6:1": 1, "3:1": 2, "2:1": 3, "full": 6}
+
+
+def noise(seed: int, *place) -> float:
+    """Small, and different in every cell; sums to zero over three seeds."""
+    return ((-1, 0, 1)[seed % 3]) * 0.001 * (1 + sum(map(ord, "".join(map(str, place)))) % 3)
+
+
+def runs(value, *, metric="recall", chance=0.1, arms=("matched",), mixers=MIXERS, seeds=(0, 1, 2), full=0.98):
+    """Observations of a whole grid.
+
+    Args:
+        value: value(mixer, share of full blocks, arm) of the models with linear blocks.
+        full: value of full attention, or full(arm).
+    """
+    rows = []
+    cells = [(m, label) for m, label in itertools.product(mixers, BLOCKS) if label != "full"]
+    for arm, (mixer, label), seed in itertools.product(arms, [*cells, ("full", "full")], seeds):
+        blocks = BLOCKS[label]
+        linear = mixer != "full"
+        mean = value(mixer, blocks / 6, arm) if linear else full(arm) if callable(full) else full
+        place = {"metric": metric, "arm": arm, "mixer": mixer, "label": label, "full_blocks": blocks}
+        rows.append(
+            place
+            | {"depth": 6, "seed": seed, "value": mean + noise(seed, mixer, label, arm), "chance": chance}
+        )
+    return pd.DataFrame(rows)
