@@ -120,8 +120,8 @@ def parser() -> argparse.ArgumentParser:
     specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
     specs.add_argument("--folder", required=True, help="where the files go")
     for sub in (runs, specs):
-        sub.add_argument("--study", required=True, help="name of the study, such as recall")
-        sub.add_argument("--scale", default="laptop", help="smoke, laptop or gpu (default laptop)")
+        sub.add_argument("--study", required=True, help="name of the study, such as grid")
+        sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
 
     notebook = command("notebook", _notebook, "execute a chapter with parameters")
     notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     command("status", _status, "write the status page").add_argument("--out", help="file to write")
 
     claims = command("claims", _claims, "decide every claim from stored runs and write the page of claims")
-    claims.add_argument("--scale", default="laptop", help="smoke, laptop or gpu (default laptop)")
+    claims.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
     claims.add_argument("--out", help="file to write")
 
     bench = command("bench", _bench, "measure kernels beside their peers")

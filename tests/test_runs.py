@@ -485,12 +485,12 @@ def test_the_commit_is_known_in_a_checkout_and_none_outside(tmp_path, monkeypatc
 def test_snakemake_trains_what_is_missing_of_a_study():
     from hybrid.studies import study
 
-    specs = study("recall", "smoke")
+    specs = study("learning_rates", "smoke")
     for s in specs[2:]:
         Store().write(result(s))
     command = [sys.executable, "-m", "snakemake", "runs", "--dry-run", "--cores", "1", "--quiet", "rules"]
     plan = subprocess.run(
-        [*command, "--config", "study=recall", "scale=smoke"],
+        [*command, "--config", "study=learning_rates", "scale=smoke"],
         cwd=TESTS.parent,
         env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
         capture_output=True,
