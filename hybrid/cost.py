@@ -84,15 +84,16 @@ def parameters(config: ModelConfig) -> int:
     return sum(parameters_by_part(config).values())
 
 
-def match_parameters(config: ModelConfig, target: int) -> ModelConfig:
-    """The config with the `mlp_size` that brings its parameters closest to `target`.
+def match_parameters(config: ModelConfig, target: int, multiple: int = 1) -> ModelConfig:
+    """The config with the `mlp_size`, a multiple of ``multiple``, that brings its parameters closest to
+    `target`. Tensor cores are fast on multiples of 8, and on multiples of 64 at the paper's widths.
 
     Raises ``ValueError`` when the closest count is more than 2 % off, as when the rest of the model
     alone is larger than the target.
     """
-    one = parameters(replace(config, mlp_size=1))
-    per_channel = 3 * config.hidden_size * config.depth
-    matched = replace(config, mlp_size=max(1, 1 + round((target - one) / per_channel)))
+    least = parameters(replace(config, mlp_size=multiple))
+    per_step = 3 * config.hidden_size * config.depth * multiple
+    matched = replace(config, mlp_size=multiple * max(1, 1 + round((target - least) / per_step)))
     if abs(parameters(matched) - target) > TOLERANCE * target:
         raise ValueError(
             f"no mlp_size brings {config.mixer} {config.layout} within {TOLERANCE:.0%} of {target:,} "

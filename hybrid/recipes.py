@@ -8,7 +8,7 @@ were made with (flame), inferred, or unknown; `choices` shows it beside the valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
@@ -211,8 +211,7 @@ def _model(size: str, mixer: str, ratio: str, matched: bool) -> ModelConfig:
     config = _build(size, mixer, ratio, matched)
     if not matched:
         return config
-    width = match_parameters(config, parameters(full)).mlp_size
-    return replace(config, mlp_size=MLP_STEP * round(width / MLP_STEP))
+    return match_parameters(config, parameters(full), MLP_STEP)
 
 
 def _build(size: str, mixer: str, ratio: str, matched: bool) -> ModelConfig:

@@ -35,6 +35,8 @@ class Scale:
     train: TrainConfig
     rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate by mixer, and of "full" attention; where none is named, that of `train`."""
+    mlp_multiple: int = 1
+    """Matched widths of the MLP are multiples of this."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the grid."""
 
@@ -70,7 +72,7 @@ class Scale:
         full = build("gated_deltanet", Layout.from_ratio("full", self.depth))
         if layout == full.layout:
             return full
-        return match_parameters(build(mixer, layout), parameters(full))
+        return match_parameters(build(mixer, layout), parameters(full), self.mlp_multiple)
 
     def specs(
         self, mixers: Sequence[str], ratios: Sequence[str], seeds: Sequence[int], arm: str
@@ -138,19 +140,22 @@ SCALES: dict[str, Scale | Paper] = {
     ),
     "gpu": Scale(
         depth=24,
-        hidden_size=256,
-        heads=4,
+        hidden_size=128,
+        heads=2,
         ratios=("pure", "24:1", "12:1", "6:1", "3:1", "full"),
-        init_std=0.02,
+        init_std=0.03,
         task=TaskConfig(
-            seq_len=512,
-            pairs=(1, 2, 4, 8, 16, 32, 64),
-            queries=128,
-            recall_vocab=512,
-            eval_pairs=(16, 32, 64, 128),
-            eval_lengths=(512, 1024, 2048),
+            seq_len=256,
+            recall_fraction=0.85,
+            pairs=(1, 2, 4, 8, 16, 32),
+            queries=80,
+            suite_fraction=0.5,
+            recall_vocab=256,
+            eval_pairs=(8, 16, 32, 64, 128),
+            eval_lengths=(256, 512, 1024),
         ),
-        train=TrainConfig(steps=3000, batch_size=64, lr=1e-3, warmup=200),
+        train=TrainConfig(steps=2500, batch_size=64, lr=2e-3, warmup=200, eval_every=250),
+        mlp_multiple=8,
     ),
     "paper": Paper(),
 }
