@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from hybrid.figures import MIXER_STYLE, PAGE_WIDTH
 from hybrid.intervals import check_columns
@@ -28,7 +29,8 @@ def fronts(
 
     Args:
         df: one row a model, with columns ``x`` and ``y``, ``family`` (a mixer, or "full") and ``label``,
-            which is written beside points on the front. Columns such as ``x_low`` and ``x_high`` draw an interval.
+            which is written beside points on the front. Columns ``{x}_low`` and ``{x}_high`` of its name, and
+            those of ``y``, draw an interval; it is cut off at the edge of the panel, which the points decide.
         better: "high" or "low" for x and for y.
         panel: a column with one panel a value, side by side.
         log: which axes are logarithmic, of "x" and "y".
@@ -42,9 +44,8 @@ def fronts(
     figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False)[0]
     for ax, title in zip(axes, titles, strict=True):
-        _front(ax, df[df[panel] == title] if panel else df, x, y, better)
-        ax.set(title=title, xlabel=xlabel, **{f"{axis}scale": "log" for axis in log})
-        ax.margins(0.12)
+        _front(ax, df[df[panel] == title] if panel else df, x, y, better, log)
+        ax.set(title=title, xlabel=xlabel)
     axes[0].set_ylabel(ylabel)
     entries = {}
     for ax in axes:
@@ -54,7 +55,11 @@ def fronts(
     return figure
 
 
-def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str]) -> None:
+def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str], log: Sequence[str]) -> None:
+    ax.margins(0.15)
+    for axis, column in (("x", x), ("y", y)):
+        if axis in log:
+            _logarithmic(ax, axis, df[column].max() / df[column].min())
     on = pareto_front(df[[x, y]].to_numpy(), better)
     best = df[on].sort_values([x, y], ascending=[True, better[1] == better[0]])
     steps = "steps-pre" if better[0] == "high" else "steps-post"
@@ -65,12 +70,27 @@ def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str]) -> None:
             marks = {"linestyle": "none", "marker": look.marker, "color": look.color, "mfc": face}
             ax.plot(chosen[x], chosen[y], **marks, zorder=3)
         ax.plot([], [], linestyle="none", marker=look.marker, color=look.color, label=look.label)
-        bars = {
-            f"{side}err": [rows[c] - rows[f"{c}_low"], rows[f"{c}_high"] - rows[c]]
-            for side, c in (("x", x), ("y", y))
-            if f"{c}_low" in rows
-        }
-        if bars:
-            ax.errorbar(rows[x], rows[y], **bars, fmt="none", ecolor=look.color, alpha=0.3, lw=0.9, zorder=2)
+    bars = {
+        f"{side}err": [df[c] - df[f"{c}_low"], df[f"{c}_high"] - df[c]]
+        for side, c in (("x", x), ("y", y))
+        if f"{c}_low" in df
+    }
+    if bars:
+        limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
+        inks = [MIXER_STYLE[family].color for family in df["family"]]
+        ax.errorbar(df[x], df[y], **bars, fmt="none", ecolor=inks, alpha=0.3, lw=0.9, zorder=2)
+        ax.set(**limits)
+    right, up = better[0] == "high", better[1] == "high"
+    place = {"ha": "left" if right else "right", "va": "bottom" if up else "top"}
     for row in best[[x, y, "label"]].itertuples(index=False):
-        ax.annotate(row[2], row[:2], xytext=(5, 5), textcoords="offset points", fontsize=8)
+        # Towards the better side of the front, where no point can be.
+        offset = (4 if right else -4, 3 if up else -3)
+        ax.annotate(row[2], row[:2], xytext=offset, textcoords="offset points", fontsize=8, **place)
+
+
+def _logarithmic(ax, axis: str, span: float) -> None:
+    ax.set(**{f"{axis}scale": "log"})
+    ticks = ax.xaxis if axis == "x" else ax.yaxis
+    ticks.set_major_locator(LogLocator(subs=(1,) if span > 50 else (1, 2, 5)))
+    ticks.set_major_formatter(EngFormatter(sep=""))
+    ticks.set_minor_locator(NullLocator())
