@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +61,7 @@ def execute(source: str | Path, destination: str | Path, parameters: dict[str, A
     destination.parent.mkdir(parents=True, exist_ok=True)
     failed = destination.with_suffix(".failed.ipynb")
     temporary = destination.with_name(f".{destination.stem}.{os.getpid()}.ipynb")
+    sockets = tempfile.TemporaryDirectory(prefix="kernel-", ignore_cleanup_errors=True)
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
@@ -69,7 +71,7 @@ def execute(source: str | Path, destination: str | Path, parameters: dict[str, A
             cwd=source.parent,
             progress_bar=sys.stderr.isatty(),
             # Sockets that other users of the machine cannot reach, and no ports to compete for.
-            config=Config(KernelManager={"transport": "ipc"}),
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets.name}/ipc"}),
         )
         seconds = time.perf_counter() - started
         _clean(temporary)
@@ -83,6 +85,7 @@ def execute(source: str | Path, destination: str | Path, parameters: dict[str, A
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+        sockets.cleanup()
     failed.unlink(missing_ok=True)
     _record(destination, seconds, measured=set(values) <= {"scale"})
     return destination
