@@ -193,7 +193,6 @@ class TaskConfig:
                     f"{self.recall_vocab}); got {max(self.eval_pairs)}"
                 )
 
-
     @property
     def has_suite(self) -> bool:
         """Whether the thirteen tasks of the suite are trained and measured."""

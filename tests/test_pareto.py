@@ -12,8 +12,8 @@ from scipy import stats
 
 from hybrid.config import MIXERS
 from hybrid.figures import MIXER_STYLE
+from hybrid.figures.pareto import fronts
 from hybrid.pareto import front_share, pareto_front
-from hybrid.pareto_figure import fronts
 
 few = st.sampled_from([0.0, 1.0, 2.0, -1.5, float("nan"), float("inf"), float("-inf")])
 directions = st.lists(st.sampled_from(["high", "low"]), min_size=1, max_size=3)

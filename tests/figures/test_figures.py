@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from scipy import stats
 
-from hybrid import figures, strip_figure
+from hybrid import figures
 from hybrid.config import MIXERS
+from hybrid.figures.strip import state_strip
 from hybrid.intervals import interval, summary
 
 LOOKS = [figures.MIXER_STYLE, figures.FAMILY_STYLE]
@@ -193,16 +194,14 @@ def test_full_attention_is_a_band_beside_the_hybrids():
 
 def test_state_strip_draws_every_value_on_one_scale():
     states = np.random.default_rng(0).normal(size=(3, 5, 4))
-    figure = strip_figure.state_strip(
-        {"matrix": [*states], "vector": [s[:1] for s in states]}, "123", keys="ABCDE"
-    )
+    figure = state_strip({"matrix": [*states], "vector": [s[:1] for s in states]}, "123", keys="ABCDE")
     meshes = figure.axes[0].collections
     assert len(meshes) == 6
     assert np.asarray(meshes[1].get_array()).ravel() == pytest.approx(states[1].ravel())
     assert {mesh.get_clim() for mesh in meshes} == {(-np.abs(states).max(), np.abs(states).max())}
     assert text(figure).count("A") == 1, "only the rows with five channels name them"
     with pytest.raises(ValueError, match="'matrix' holds 2 arrays for 3 titles"):
-        strip_figure.state_strip({"matrix": [*states[:2]]}, "123")
+        state_strip({"matrix": [*states[:2]]}, "123")
 
 
 def test_empty_tables_and_missing_columns_are_named():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid.effects_figure import effect_intervals
+from hybrid.figures.effects import effect_intervals
 from hybrid.intervals import interval
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hybrid.audit_figure import difference_strips
+from hybrid.figures.audit import difference_strips
 
 
 def drawn(figure, marker):
