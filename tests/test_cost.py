@@ -209,6 +209,19 @@ def test_match_parameters_finds_the_closest(config, size):
         assert off == 0
 
 
+@pytest.mark.parametrize("multiple", [1, 8, 24])
+def test_no_other_multiple_comes_closer(multiple):
+    config = ModelConfig("LLF", "gla", vocab_size=1000, hidden_size=128, attn_heads=4)
+    for target in (1_000_000, 1_234_567, 2_000_000):
+        found = cost.match_parameters(config, target, multiple).mlp_size
+        assert found % multiple == 0
+        off = {
+            size: abs(cost.parameters(replace(config, mlp_size=size)) - target)
+            for size in range(multiple, 3000, multiple)
+        }
+        assert off[found] == min(off.values())
+
+
 def test_match_parameters_refuses_what_is_out_of_reach():
     config = ModelConfig("LLLF", "gla", vocab_size=1000, hidden_size=64, attn_heads=4)
     with pytest.raises(ValueError, match=r"within 2% of 1,000 parameters; closest: [0-9,]+ at mlp_size 1"):
