@@ -63,7 +63,7 @@ def show(rows, name: str | None = None):
 
     if name:
         rows = [{name: label} | row for label, row in rows.items()]
-    return HTML(pandas.DataFrame(rows).to_html(index=False, border=0))
+    return HTML(pandas.DataFrame(rows).to_html(index=False, border=0, justify="left"))
 
 
 def chapter_command(chapter: str, parameters: dict) -> str:
