@@ -129,7 +129,7 @@ def curves_with_interval(
     rows = -(-len(titles) // PANELS)
     figure = Figure(figsize=(PAGE_WIDTH, 1.3 + 2.6 * rows), layout="constrained")
     columns = -(-len(titles) // rows)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax in axes[len(titles) :]:
         ax.remove()
     for place, (ax, title) in enumerate(zip(axes, titles, strict=False)):
@@ -139,9 +139,8 @@ def curves_with_interval(
             for (label, line), dash in zip(lines.groupby(hue, sort=False), ("-", ":", "--"), strict=False):
                 ax.plot(line[x], line[y], color="#555555", linestyle=dash, lw=1.1, label=label)
         ax.set(title=title, ylabel="" if place % columns else ylabel)
-        if lowest := place + columns >= len(titles):
+        if place + columns >= len(titles):
             ax.set_xlabel(xlabel)
-        ax.tick_params(labelbottom=lowest)
         _bound(ax, bounds)
     _legend(figure, axes[: len(titles)], _n(summary(df, [c for c in (panel, x, hue) if c], y)))
     return figure

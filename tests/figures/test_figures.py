@@ -219,3 +219,16 @@ def test_style_gives_an_opaque_card_of_page_width(tmp_path):
         assert figure.get_size_inches()[0] == figures.PAGE_WIDTH
         figure.savefig(tmp_path / "figure.svg")
     assert (tmp_path / "figure.svg").stat().st_size < 200_000
+
+
+def test_panels_wrap_into_rows_and_keep_their_own_horizontal_axes():
+    rows = [{"x": x, "y": 0.5, "hue": "gla", "panel": p} for p in range(5) for x in (1, 10 ** (p + 1))]
+    figure = figures.curves_with_interval(
+        pd.DataFrame(rows), "x", "y", "hue", panel="panel", xlabel="Steps", ylabel="Recall"
+    )
+    axes = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in axes] == list("01234")
+    assert len({round(ax.get_position().y0, 2) for ax in axes}) == 2
+    assert [bool(ax.get_xlabel()) for ax in axes] == [False, False, True, True, True]
+    limits = [ax.get_xlim()[1] for ax in axes]
+    assert all(later > 5 * earlier for earlier, later in itertools.pairwise(limits))
