@@ -20,8 +20,9 @@ def test_models_of_a_scale_and_arm_match_in_parameters(name, arm):
 @pytest.mark.parametrize(("name", "models"), [("laptop", 25), ("gpu", 31)])
 def test_the_grid_is_every_mixer_at_every_ratio_and_full_attention_once(name, models):
     size = scale(name)
-    specs = grid(name)
+    specs = grid(name, seeds=(0, 1, 2))
     assert len(specs) == 3 * models == 3 * (len(MIXERS) * (len(size.ratios) - 1) + 1)
+    assert {spec.seed for spec in grid(name)} == set(size.seeds)
 
 
 def test_laptop_grid_holds_every_model_once():
