@@ -138,6 +138,9 @@ class TaskConfig:
     text or parquet files, or "hub:NAME" or "hub:NAME:SUBSET" for a hub data set, streamed."""
     tokenizer: str = "bytes"
     """ "bytes" (256 ids) or the name or path of a Hugging Face tokenizer."""
+    corpus_tokens: int = 50_000_000
+    """Tokens read from the corpus, at most, held-out ones included; reading stops with the documents
+    that reach it. The default is held in memory, more lie on disk (`hybrid.data.shards`)."""
     seq_len: int = 128
     """Tokens of a training sequence, text or recall."""
     recall_fraction: float = 0.5
@@ -167,7 +170,7 @@ class TaskConfig:
             values = getattr(self, name)
             if not values or any(not isinstance(v, int) or v < 1 for v in values):
                 raise ValueError(f"{name} must be whole numbers of at least 1; got {values!r}")
-        _positive(self, "seq_len", "recall_vocab", "eval_sequences")
+        _positive(self, "corpus_tokens", "seq_len", "recall_vocab", "eval_sequences")
         _share(self, "recall_fraction")
         _share(self, "suite_fraction")
         if self.has_suite:
