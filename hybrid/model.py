@@ -75,15 +75,19 @@ class Stack(nn.Module):
         if any(self.bounded):
             self.lower_bounds = nn.Parameter(torch.zeros(config.depth, config.hidden_size))
 
+    def gates(self) -> list[dict[str, Tensor]]:
+        """What the mixer of each block takes beside its input: ``lower_bound`` [hidden] or nothing."""
+        if not any(self.bounded):
+            return [{} for _ in self.layers]
+        share = full_precision(self.lower_bounds).softmax(0)
+        bounds = share.cumsum(0) - share[0]
+        return [{"lower_bound": bounds[i]} if bounded else {} for i, bounded in enumerate(self.bounded)]
+
     def forward(self, input_ids: Tensor, state: list | None = None) -> tuple[Tensor, list]:
         """input_ids [B, T] -> hidden states after the final norm [B, T, hidden], state of each block."""
         x = self.embeddings(input_ids)
         state = [None] * len(self.layers) if state is None else list(state)
-        if any(self.bounded):
-            share = full_precision(self.lower_bounds).softmax(0)
-            bounds = share.cumsum(0) - share[0]
-        for index, block in enumerate(self.layers):
-            gates = {"lower_bound": bounds[index]} if self.bounded[index] else {}
+        for index, (block, gates) in enumerate(zip(self.layers, self.gates(), strict=True)):
             x, state[index] = block(x, state[index], **gates)
         return self.norm(x), state
 

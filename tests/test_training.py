@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.loop import learning_rate_factor
 from hybrid.runs import work_folder
-from hybrid.training import LitHybridLM, fit, learning_rate_factor
+from hybrid.training import LitHybridLM, fit
 
 TASK = TaskConfig(seq_len=16, pairs=(1, 2), eval_pairs=(2,), eval_lengths=(16,), eval_sequences=4)
 
