@@ -39,6 +39,37 @@ def _share(config, name: str) -> None:
         raise ValueError(f"{name} must be between 0 and 1; got {value!r}")
 
 
+def _full_heads(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
+    """`full_heads` as tuples; refused unless it is the one way to write its model, which has one `run_id`."""
+    given, kv_heads = config.full_heads, config.kv_heads
+    try:
+        blocks = tuple(tuple(heads) for heads in given)
+    except TypeError:
+        raise ValueError(f"full_heads must be None or one tuple of heads a block; got {given!r}") from None
+    if len(blocks) != config.depth:
+        raise ValueError(f"full_heads must hold {config.depth} tuples, one a block; got {len(blocks)}")
+    for index, (letter, heads) in enumerate(zip(config.layout, blocks, strict=True)):
+        if letter != "W" and heads:
+            raise ValueError(
+                f"full_heads of block {index}, {letter}, must be (): only the heads of a W block can differ; "
+                f"got {heads!r}"
+            )
+        whole = all(isinstance(head, int) and not isinstance(head, bool) for head in heads)
+        if not whole or list(heads) != sorted(set(heads) & set(range(kv_heads))):
+            raise ValueError(
+                f"full_heads of block {index} must be whole numbers from 0 to {kv_heads - 1} in ascending "
+                f"order, each once; got {heads!r}"
+            )
+        if len(heads) == kv_heads:
+            raise ValueError(
+                f"full_heads of block {index} names all {kv_heads} key-value heads; write F for this block "
+                f"in the layout; got {heads!r} with layout {config.layout}"
+            )
+    if not any(blocks):
+        raise ValueError(f"full_heads names no head; leave it None; got {blocks!r}")
+    return blocks
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A `HybridLM`: its blocks, widths and mixers.
@@ -70,6 +101,10 @@ class ModelConfig:
     """Key and value heads of the `F` and `W` blocks; None: as many as query heads."""
     window: int | None = None
     """Tokens a `W` block sees, itself included; needed if and only if the layout has a `W`."""
+    full_heads: tuple[tuple[int, ...], ...] | None = None
+    """One tuple a block: in a `W` block the key-value heads, counted from 0 in ascending order, that see the
+    whole past, and with them the query heads that read them; the others see the window. Empty for every
+    other block. None: no `W` block has such heads. They are ConSA's KV-head-wise masks (2606.18056)."""
     rope_theta: float | None = 10_000.0
     """Base of the rotary position embedding of `F` and `W` blocks; None: no position embedding."""
     qk_norm: bool = False
@@ -109,6 +144,8 @@ class ModelConfig:
                 f"window is needed if and only if the layout has a W block; got window="
                 f"{self.window!r} with layout {self.layout}"
             )
+        if self.full_heads is not None:
+            object.__setattr__(self, "full_heads", _full_heads(self))
         if self.conv not in ("reference", "none") and (
             isinstance(self.conv, (str, bool)) or not isinstance(self.conv, int) or self.conv < 2
         ):
@@ -123,6 +160,16 @@ class ModelConfig:
     def kv_heads(self) -> int:
         """Key and value heads of the attention blocks."""
         return self.attn_kv_heads or self.attn_heads
+
+    def spans(self, index: int) -> list[tuple[tuple[int, ...], int | None]]:
+        """Key-value heads of block `index` that see equally far, with how far: the whole past (None) or a
+        window in tokens. Every head of an attention block is in one of them; a linear block has none."""
+        letter, every = self.layout.letters[index], tuple(range(self.kv_heads))
+        if letter == "L":
+            return []
+        full = every if letter == "F" else self.full_heads[index] if self.full_heads else ()
+        windowed = tuple(head for head in every if head not in full)
+        return [span for span in ((full, None), (windowed, self.window)) if span[0]]
 
 
 @dataclass(frozen=True)
