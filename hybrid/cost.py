@@ -111,22 +111,22 @@ def _mean_seen(length: int, window: int | None) -> float:
 def flops_by_part(config: ModelConfig, length: int) -> dict[str, float]:
     """FLOPs per token of each part, averaged over the positions of a sequence of `length` tokens.
 
-    "state" is what the mixer does with its memory: scores and weighted values of softmax attention,
-    ``4 * hidden_size`` a position seen, or `PASSES` over the state of a linear mixer, computed as
-    the recurrence says. The other parts do not depend on the length.
+    "state" is what the mixer does with its memory: scores and weighted values of softmax attention, 4
+    for a position seen and a channel of the queries that see it, or `PASSES` over the state of a linear
+    mixer, computed as the recurrence says. The other parts do not depend on the length.
     Raises ``ValueError`` for a length below 1.
     """
     _check_length(length)
     parts = dict.fromkeys(("projections", "convolutions", "state", "mlps", "head"), 0.0)
-    for letter in config.layout:
+    for index, letter in enumerate(config.layout):
         m = _mixer(config, letter)
         parts["projections"] += 2 * sum(i * o for i, o in m.matrices)
         parts["convolutions"] += 2 * conv_width(config, letter) * m.convolved
         if letter == "L":
             parts["state"] += PASSES[config.mixer] * m.state
-        else:
-            window = config.window if letter == "W" else None
-            parts["state"] += 4 * config.hidden_size * _mean_seen(length, window)
+        for heads, window in config.spans(index):
+            channels = config.hidden_size // config.kv_heads * len(heads)
+            parts["state"] += 4 * channels * _mean_seen(length, window)
     parts["mlps"] = config.depth * 6 * config.hidden_size * mlp_size(config)
     parts["head"] = 2 * config.hidden_size * config.vocab_size
     return parts
@@ -163,13 +163,13 @@ def state_bytes(config: ModelConfig, dtype_bytes: int = 2) -> int:
 def cache_bytes(config: ModelConfig, length: int, dtype_bytes: int = 2) -> int:
     """Bytes of the keys and values of one sequence after `length` tokens, `dtype_bytes` a number.
 
-    They grow with the length in `F` blocks and stop at the window in `W` blocks. Decoding
-    needs these and `state_bytes`. Raises ``ValueError`` for a length below 1.
+    They grow with the length in heads that see the whole past and stop at the window in the others.
+    Decoding needs these and `state_bytes`. Raises ``ValueError`` for a length below 1.
     """
     _check_length(length)
-    width = 2 * config.kv_heads * (config.hidden_size // config.attn_heads)
-    seen = {"F": length, "W": min(length, config.window or length), "L": 0}
-    return dtype_bytes * width * sum(seen[letter] for letter in config.layout)
+    width = 2 * (config.hidden_size // config.attn_heads)
+    spans = [span for index in range(config.depth) for span in config.spans(index)]
+    return dtype_bytes * width * sum(len(heads) * min(length, window or length) for heads, window in spans)
 
 
 def table7_flops(mixer: str, length: int, d_model: int = 2048, heads: int = 8) -> float:

@@ -79,6 +79,7 @@ def _reasons(config: ModelConfig, family: Family) -> list[str]:
     lacking = {
         f"blocks of kind {', '.join(sorted(blocks - set('FWL')))}": blocks - set("FWL"),
         "full and sliding-window blocks without a linear one": len(blocks) > 1 and not linear,
+        "heads of one block that see differently far (full_heads)": config.full_heads,
         "a short convolution on attention": attention and conv_width(config, "F"),
         "attention without rotary positions": attention and config.rope_theta is None,
         "qk_norm beside a linear mixer": config.qk_norm and attention and linear,

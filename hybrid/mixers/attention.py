@@ -1,4 +1,4 @@
-"""Softmax attention over the whole past (`F`) or a window of it (`W`)."""
+"""Softmax attention over the whole past (`F`), a window of it (`W`), or each by its own heads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,42 @@ from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width
 from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm, rotate
 
+Cache = tuple[Tensor, Tensor]
+"""Keys [B, S, G, K] and values [B, S, G, V] of the last S tokens."""
+
+
+def attend_cached(
+    q: Tensor, k: Tensor, v: Tensor, past: Cache | None, window: int | None
+) -> tuple[Tensor, Cache]:
+    """Softmax attention of new tokens to themselves and to the kept ones before them.
+
+    Args:
+        q: [B, T, H, K]; k: [B, T, G, K]; v: [B, T, G, V], of the new tokens.
+        past: what is kept of earlier tokens; None at a text's beginning.
+        window: tokens a query sees, itself included; None is all.
+
+    Returns:
+        o [B, T, H, V], and what later tokens may still see: of a window its last tokens.
+    """
+    if past is not None:
+        k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+    o = softmax_attention(q, k, v, window=window)
+    if window is not None and k.shape[1] > window:
+        k, v = k[:, -window:].clone(), v[:, -window:].clone()
+    return o, (k, v)
+
 
 class Attention(nn.Module):
     """Causal softmax attention with rotary positions and, if asked, grouped keys and values.
 
-    Its state is the keys and values seen (of a `W` block the last `window`), the tails of the short
-    convolutions and the number of tokens seen.
+    In a `W` block some key-value heads may see the whole past (`ModelConfig.full_heads`): each head
+    then computes and keeps what it sees, and no more.
 
-    Source: Vaswani et al., 1706.03762, section 3.2; grouped heads: Ainslie et al., 2305.13245.
+    Its state is the tails of the short convolutions, the keys and values seen (of heads with a window
+    the last `window`) and the number of tokens seen.
+
+    Source: Vaswani et al., 1706.03762, section 3.2; grouped heads: Ainslie et al., 2305.13245;
+    a window by head: ConSA, 2606.18056.
     """
 
     def __init__(self, config: ModelConfig, index: int) -> None:
@@ -26,7 +54,7 @@ class Attention(nn.Module):
         letter = config.layout.letters[index]
         hidden, width = config.hidden_size, conv_width(config, letter)
         self.head_dim = hidden // config.attn_heads
-        self.window = config.window if letter == "W" else None
+        self.spans = config.spans(index)
         self.rope_theta = config.rope_theta
         kv_width = config.kv_heads * self.head_dim
         self.q_proj = nn.Linear(hidden, hidden, bias=False)
@@ -41,17 +69,38 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
         """x [B, T, hidden] -> y [B, T, hidden] and the state after it."""
-        (q_tail, k_tail, v_tail), past, seen = state or ((None, None, None), None, 0)
-        q, q_tail = self.q_conv1d(self.q_proj(x), q_tail)
-        k, k_tail = self.k_conv1d(self.k_proj(x), k_tail)
-        v, v_tail = self.v_conv1d(self.v_proj(x), v_tail)
+        tails, past, seen = state or ((None, None, None), None, 0)
+        q, k, v, tails = self.project(x, tails, seen)
+        o, past = self.attend(q, k, v, past)
+        return self.o_proj(o.flatten(-2)), (tails, past, seen + x.shape[1])
+
+    def project(self, x: Tensor, tails: tuple, seen: int) -> tuple[Tensor, Tensor, Tensor, tuple]:
+        """x [B, T, hidden], after `seen` tokens with these tails of the convolutions -> q [B, T, H, K], k and
+        v [B, T, G, K], convolved, normalised and turned to their positions, and the tails after it."""
+        q, q_tail = self.q_conv1d(self.q_proj(x), tails[0])
+        k, k_tail = self.k_conv1d(self.k_proj(x), tails[1])
+        v, v_tail = self.v_conv1d(self.v_proj(x), tails[2])
         q, k, v = (p.unflatten(-1, (-1, self.head_dim)) for p in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope_theta is not None:
             q, k = rotate(q, seen, self.rope_theta), rotate(k, seen, self.rope_theta)
-        if past is not None:
-            k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
-        o = softmax_attention(q, k, v, window=self.window)
-        if self.window is not None and k.shape[1] > self.window:
-            k, v = k[:, -self.window :].clone(), v[:, -self.window :].clone()
-        return self.o_proj(o.flatten(-2)), ((q_tail, k_tail, v_tail), (k, v), seen + x.shape[1])
+        return q, k, v, (q_tail, k_tail, v_tail)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, past: tuple | None) -> tuple[Tensor, tuple]:
+        """q [B, T, H, K], k and v [B, T, G, K] of the new tokens, and what an earlier call kept ->
+        o [B, T, H, K], heads in the order of q, and what the next call needs."""
+        if len(self.spans) == 1:
+            return attend_cached(q, k, v, past, self.spans[0][1])
+        group, outputs, kept = q.shape[2] // k.shape[2], {}, []
+        for (heads, window), before in zip(self.spans, past or (None, None), strict=True):
+            ours = (_take(q, heads, group), _take(k, heads, 1), _take(v, heads, 1))
+            o, cache = attend_cached(*ours, before, window)
+            outputs |= zip(heads, o.split(group, dim=2), strict=True)
+            kept.append(cache)
+        return torch.cat([outputs[head] for head in range(k.shape[2])], dim=2), tuple(kept)
+
+
+def _take(x: Tensor, heads: tuple[int, ...], group: int) -> Tensor:
+    """The heads [B, T, group of each, K] of these key-value heads."""
+    pieces = x.split(group, dim=2)
+    return torch.cat([pieces[head] for head in heads], dim=2)
