@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from hybrid.config import TaskConfig
 from hybrid.data.module import TaskData
+from hybrid.data.passkeys import Passkeys
 from hybrid.data.suite import NEEDLES, TASKS
 from hybrid.model import HybridLM
 
@@ -55,13 +56,26 @@ def recall_accuracy(
         asked = batch["labels"] >= 0
         right.append(_right(model, batch)[asked])
         distance.append(batch["distance"][asked])
-    right, distance = torch.cat(right).double(), torch.cat(distance)
-    rows = [{"distance": None, "accuracy": right.mean().item(), "n": right.numel()}]
-    for low, high in zip((0, *DISTANCES), DISTANCES, strict=False):
-        inside = (distance > low) & (distance <= high)
-        if inside.any():
-            rows.append({"distance": high, "accuracy": right[inside].mean().item(), "n": int(inside.sum())})
+    rows = _by_distance(torch.cat(right), torch.cat(distance))
     return [{"length": length, "pairs": pairs, **row} for row in rows]
+
+
+@torch.no_grad()
+def passkey_accuracy(
+    model: HybridLM, data: TaskData, passkeys: Passkeys, length: int, sequences: int | None = None
+) -> list[dict]:
+    """Share of the symbols of all passkeys that are the most likely one after the right symbols before
+    them, at one length: one row over all distances (``distance`` None) and one for each bin.
+
+    Each row holds ``length``, ``distance`` (the bin's upper edge in tokens), ``accuracy`` and ``n``, the
+    number of symbols behind it.
+    """
+    right, distance = [], []
+    for batch in passkeys.eval_batches(data, length, sequences):
+        asked = batch["labels"] >= 0
+        right.append(_right(model, batch)[asked])
+        distance.append(batch["distance"][asked])
+    return [{"length": length, **row} for row in _by_distance(torch.cat(right), torch.cat(distance))]
 
 
 @torch.no_grad()
@@ -138,6 +152,17 @@ def evaluate(
 def home_length(task: TaskConfig) -> int:
     """The length at which a task is summed up: the training length, or else the shortest measured one."""
     return task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
+
+
+def _by_distance(right: torch.Tensor, distance: torch.Tensor) -> list[dict]:
+    """Share of right answers over all distances and in each bin of `DISTANCES`; both tensors [n]."""
+    right = right.double()
+    rows = [{"distance": None, "accuracy": right.mean().item(), "n": right.numel()}]
+    for low, high in zip((0, *DISTANCES), DISTANCES, strict=False):
+        inside = (distance > low) & (distance <= high)
+        if inside.any():
+            rows.append({"distance": high, "accuracy": right[inside].mean().item(), "n": int(inside.sum())})
+    return rows
 
 
 def _mean(rows: list[dict]) -> float:

@@ -1,0 +1,212 @@
+"""The three stages of a conversion: align the outputs, distil the predictions, train on longer texts."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hybrid import provenance, training
+from hybrid.config import RunSpec
+from hybrid.conversion import AlignSpec, HybridSpec, Morphable, Stage
+from hybrid.data.module import TaskData
+from hybrid.evaluation import evaluate, passkey_accuracy, text_loss
+from hybrid.loop import Diverged, LearningCurve, LitModule, train
+from hybrid.model import HybridLM
+from hybrid.store import Result, Store
+from hybrid.weights import kept
+
+WEIGHTS, CURVE = "student.safetensors", "curve.json"
+DATA_SEED = {"align": 10_000, "distill": 20_000, "finetune": 30_000}
+"""Added to the seed of a spec: no stage sees the batches that its teacher was trained on."""
+
+
+class LitAlign(LitModule):
+    """Stage 1: the mean over blocks of the squared error between a second mixer's output and attention's,
+    both on the teacher's own stream; all blocks in one pass, none reads another's.
+
+    Source: HALO, 2601.22156, its first stage; RADLADS, 2505.03005, step 1.
+    """
+
+    def __init__(self, morphable: Morphable, stage: Stage) -> None:
+        super().__init__(stage.train)
+        self.morphable = morphable
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        pairs = self.morphable.teacher_forced(batch["input_ids"])
+        return torch.stack([F.mse_loss(second, full) for full, second in pairs]).mean()
+
+
+class LitDistill(LitModule):
+    """Stage 2: forward KL divergence, ``sum_v p(v) (log p(v) - log q(v))`` from the teacher's prediction p
+    to the hybrid's q, mean over all positions, in nats.
+
+    Source: HALO, 2601.22156, its second stage; RADLADS, 2505.03005, step 2.
+    """
+
+    def __init__(self, teacher: HybridLM, model: HybridLM, stage: Stage) -> None:
+        super().__init__(stage.train)
+        self.teacher, self.model = teacher.requires_grad_(False), model
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        ids = batch["input_ids"]
+        p = self.teacher(ids).logits.float().log_softmax(-1).flatten(0, 1)
+        q = self.model(ids).logits.float().log_softmax(-1).flatten(0, 1)
+        return F.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+class LitFinetune(LitModule):
+    """Stage 3: cross-entropy of the next token, as in training, on longer sequences."""
+
+    def __init__(self, model: HybridLM, stage: Stage) -> None:
+        super().__init__(stage.train)
+        self.model = model
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(batch["input_ids"], labels=batch["labels"]).loss
+
+
+def teacher(spec: RunSpec) -> HybridLM:
+    """The trained model of a run, trained now if its weights are not kept; its result is stored too.
+
+    Raises ``ValueError`` when its training diverged.
+    """
+
+    def make(folder: Path, checkpoints: Path) -> None:
+        result = training.fit(spec, checkpoint_dir=checkpoints, weights=folder, progress=False)
+        Store().write(result)
+        if result.status != "done":
+            raise ValueError(f"the run {spec.run_id} cannot be a teacher: {result.message}")
+
+    return HybridLM.from_pretrained(kept(spec, make), device=device())
+
+
+def aligned(spec: AlignSpec, progress: bool = False) -> Morphable:
+    """The teacher with its second mixers, taught now if their weights are not kept; all of it frozen."""
+    torch.manual_seed(spec.seed)
+    morphable = Morphable(teacher(spec.teacher), spec.branch, spec.window).to(device())
+
+    def make(folder: Path, checkpoints: Path) -> None:
+        data = stage_data(spec.teacher, spec.stage, "align", spec.seed)
+        curve = LearningCurve(lambda module: {})
+        train(LitAlign(morphable, spec.stage), data, curve, folder=checkpoints, progress=progress)
+        folder.mkdir()
+        save_file(morphable.student.state_dict(), folder / WEIGHTS)
+        (folder / CURVE).write_text(json.dumps(curve.state_dict()))
+
+    if spec.stage is not None:
+        folder = kept(spec, make)
+        morphable.to(device())
+        morphable.student.load_state_dict(load_file(folder / WEIGHTS, device=device()))
+    return morphable.requires_grad_(False).eval()
+
+
+def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True) -> Result:
+    """Run stage 1 and return its result; the weights are kept for `aligned`.
+
+    Metrics: ``errors``, one row a block with ``error``, the mean squared error of the second mixer on
+    held-out sequences, and ``power``, the mean square of the attention's output; ``error``, the mean over
+    blocks of their ratio.
+    """
+    morphable = aligned(spec, progress)
+    state, tokens = {"curve": [], "seconds": 0.0}, 0
+    if spec.stage is not None:
+        state = json.loads((kept(spec, lambda *_: None) / CURVE).read_text())
+        tokens = stage_tokens(spec.teacher, spec.stage)
+    rows = output_errors(morphable, TaskData(spec.teacher.task, spec.teacher.train, spec.seed))
+    metrics = {
+        "errors": rows,
+        "error": sum(row["error"] / row["power"] for row in rows) / len(rows),
+        "carried": len(morphable.carried),
+    }
+    evidence = provenance.collect(seconds=state["seconds"], tokens=tokens)
+    return Result(spec.run_id, spec, "done", "", metrics, state["curve"], evidence)
+
+
+@torch.no_grad()
+def output_errors(morphable: Morphable, data: TaskData, sequences: int | None = None) -> list[dict]:
+    """Block by block, on the teacher's own stream over held-out text: ``block``, ``error`` and ``power``, the
+    mean square of the difference of the two outputs and of attention's."""
+    sums = torch.zeros(2, morphable.depth, dtype=torch.float64)
+    count = 0
+    for batch in data.val_text_batches(sequences):
+        ids = batch["input_ids"].to(device())
+        count += len(ids)
+        for index, (full, second) in enumerate(morphable.teacher_forced(ids)):
+            for row, part in enumerate((full - second, full)):
+                sums[row, index] += len(ids) * part.float().square().mean().item()
+    means = (sums / count).tolist()
+    return [{"block": i, "error": e, "power": p} for i, (e, p) in enumerate(zip(*means, strict=True))]
+
+
+def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True) -> Result:
+    """Run stages 2 and 3 of a layout and return the result: everything of `evaluate` on the teacher's
+    task at the end, and before and after each stage
+
+    - ``stages``: rows ``stage`` ("converted", "distill", "finetune"), ``loss_bits_per_byte``,
+      ``passkey`` (accuracy at the first of the passkeys' `eval_lengths`);
+    - ``passkey_by``: the rows of `passkey_accuracy` at each of them, beside their ``stage``.
+
+    A stage whose loss was not finite makes the result "failed".
+    """
+    root, run = Path(checkpoint_dir) if checkpoint_dir is not None else None, spec.align.teacher
+    morphable = aligned(spec.align)
+    model = morphable.hybrid(spec.layout, drop_rope=spec.drop_rope)
+    data = TaskData(run.task, run.train, run.seed)
+    stages, by, curve, seconds, tokens = [], [], [], 0.0, 0
+    status, message, metrics = "done", "", {}
+
+    def measure(name: str) -> None:
+        model.eval()
+        rows = []
+        for length in spec.passkeys.eval_lengths:
+            rows += passkey_accuracy(model, data, spec.passkeys, length)
+        stages.append({"stage": name, "passkey": rows[0]["accuracy"]} | text_loss(model, data))
+        by.extend({"stage": name} | row for row in rows)
+
+    modules = {
+        "distill": partial(LitDistill, morphable.teacher, model),
+        "finetune": partial(LitFinetune, model),
+    }
+    try:
+        measure("converted")
+        for name, module in modules.items():
+            if (stage := getattr(spec, name)) is None:
+                continue
+            course = LearningCurve(lambda module: {})
+            folder = root / name if root is not None else None
+            batches = stage_data(run, stage, name, spec.seed)
+            model.train()
+            train(module(stage), batches, course, folder=folder, progress=progress)
+            model.to(device())
+            morphable.to(device())
+            seconds += course.seconds
+            tokens += stage_tokens(run, stage)
+            curve.extend({"stage": name} | point for point in course.curve)
+            measure(name)
+        metrics = evaluate(model, data)
+    except Diverged as error:
+        status, message = "failed", str(error)
+    metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
+    evidence = provenance.collect(seconds=seconds, tokens=tokens)
+    return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
+
+
+def stage_data(run: RunSpec, stage: Stage, name: str, seed: int) -> TaskData:
+    """The batches of a stage: the teacher's mixture at the stage's length, in an order of its own."""
+    return TaskData(stage.task(run.task), stage.train, DATA_SEED[name] + seed)
+
+
+def stage_tokens(run: RunSpec, stage: Stage) -> int:
+    """Tokens that a stage reads."""
+    return stage.train.steps * stage.train.batch_size * stage.task(run.task).seq_len
+
+
+def device() -> str:
+    """The GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,6 @@
+"""Choosing the blocks that keep full attention: one interface (`base`), one file a family of methods.
+
+`Uniform` and `Random` look at nothing; `OutputError`, `RecallDrop` and `HaloRatio` score each block by
+itself; `Restoration` distils once a block; `Exhaustive` tries every set; `FlashMorph` learns all gates.
+`consa` learns masks together with the weights, so it is no selector but a training.
+"""

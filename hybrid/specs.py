@@ -1,0 +1,123 @@
+"""What every spec of the store has: a name made from its content, and JSON that reads back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+from hybrid.config import RunSpec
+from hybrid.layout import Layout
+
+
+class Spec:
+    """Base of the frozen dataclasses that describe work whose result is stored, other than a training run.
+
+    Fields are numbers, strings, tuples, layouts, configs, run specs and other specs.
+    """
+
+    kind: ClassVar[str]
+    """Name of the kind in stored files; see `hybrid.store.KINDS`."""
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the kind and of all fields that are not at their
+        default; a spec inside counts by its own `run_id`."""
+        text = json.dumps([self.kind, _canonical(self)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict:
+        """Plain JSON types, every field present; `from_dict` reads it back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """The inverse of `to_dict`. Raises ``ValueError`` naming an unknown or missing field."""
+        return _read(cls, values)
+
+
+class Choice(ABC):
+    """Base of alternatives: a field of this type holds one of its subclasses, told apart by their `kind`."""
+
+    kind: ClassVar[str]
+    """Name of the alternative in stored files."""
+
+
+def _canonical(value: Any) -> Any:
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    changed = {f.name: changed[f.name] for f in fields(value) if changed[f.name] != _default(f)}
+    return _tag(value) | {name: _inside(item) for name, item in changed.items()}
+
+
+def _tag(value: Any) -> dict:
+    return {"kind": value.kind} if isinstance(value, Choice) else {}
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, (RunSpec, Spec)):
+        return value.run_id
+    if isinstance(value, Layout):
+        return str(value)
+    return _canonical(value) if is_dataclass(value) else value
+
+
+def _default(field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (RunSpec, Spec)):
+        return value.to_dict()
+    if isinstance(value, Layout):
+        return str(value)
+    if is_dataclass(value):
+        return _tag(value) | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _read(kind: type, values: Any) -> Any:
+    """A value of that type from its plain form."""
+    if isinstance(kind, type) and issubclass(kind, Choice) and isinstance(values, dict):
+        chosen = {c.kind: c for c in kind.__subclasses__()}
+        if values.get("kind") not in chosen:
+            allowed = ", ".join(sorted(chosen))
+            raise ValueError(f"unknown {kind.__name__} {values.get('kind')!r}; allowed: {allowed}")
+        kind = chosen[values["kind"]]
+        values = {name: item for name, item in values.items() if name != "kind"}
+    if values is None or not is_dataclass(kind):
+        return tuple(_tuples(values)) if isinstance(values, list) else values
+    if kind is Layout:
+        return Layout.parse(values)
+    if kind is RunSpec:
+        return RunSpec.from_dict(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
+    types = _types(kind)
+    for name in values:
+        if name not in types:
+            raise ValueError(f"unknown field {name!r} of {kind.__name__}; allowed: {', '.join(types)}")
+    needed = [f.name for f in fields(kind) if _default(f) is MISSING and f.name not in values]
+    if needed:
+        raise ValueError(f"a {kind.__name__} needs {', '.join(needed)}")
+    return kind(**{name: _read(types[name], item) for name, item in values.items()})
+
+
+def _tuples(values: list) -> list:
+    return [tuple(_tuples(item)) if isinstance(item, list) else item for item in values]
+
+
+@cache
+def _types(kind: type) -> dict[str, type]:
+    """Type of every field; of a union the part that is not None."""
+    hints = get_type_hints(kind)
+    return {f.name: _one(hints[f.name]) for f in fields(kind)}
+
+
+def _one(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
