@@ -51,6 +51,7 @@ def _about(spec: RunSpec, result: Result | None, today: str) -> dict[str, dict]:
         "mixer": spec.model.mixer,
         "family": spec.model.mixer if "L" in layout.letters else "full",
         "conv": spec.model.conv,
+        "full_heads": " ".join(",".join(map(str, heads)) or "-" for heads in spec.model.full_heads or ()),
         "seed": spec.seed,
     }
     model = {name: value for name, value in _fields(spec.model).items() if name not in head}
