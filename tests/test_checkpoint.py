@@ -237,6 +237,8 @@ INEXPRESSIBLE = {
     "qk_norm in a hybrid": (config_of("gla", "LF", qk_norm=True), "qk_norm"),
     "no positions": (config_of("gla", "LF", rope_theta=None), "rotary"),
     "two kinds of attention alone": (config_of("gla", "FW", window=4), "sliding-window"),
+    "full heads in a hybrid": (config_of("gla", "LW", window=4, full_heads=((), (1,))), r"\(full_heads\)"),
+    "full heads alone": (config_of("gla", "WW", window=4, full_heads=((0,), ())), r"\(full_heads\)"),
     "wide retnet keys": (config_of("retnet", "L", num_heads=1, head_k_dim=258), "256"),
     "hgrn2 values": (config_of("hgrn2", "L", head_v_dim=16), "hgrn2 values"),
 }
@@ -254,6 +256,8 @@ def test_what_fla_cannot_express_is_ours_and_says_so(tmp_path, config, reason):
     again = load(tmp_path)
     assert again.config == config
     assert_same(again.state_dict(), ours.state_dict())
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(again(tokens).logits, ours(tokens).logits)
 
 
 def test_own_config_with_an_unknown_field_is_refused(tmp_path):

@@ -7,10 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid import frames
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.intervals import summary
 from hybrid.mixers.geometry import conv_width, linear_heads, mlp_size
 
-model_configs = st.builds(
+
+@st.composite
+def full_heads_of(draw, layout: str) -> list[list[int]] | None:
+    """Any choice of full heads for two key-value heads: lists, as JSON gives them."""
+    masks = [draw(st.sampled_from([[], [0], [1]])) if letter == "W" else [] for letter in layout]
+    return masks if any(masks) else None
+
+
+def with_layout(layout: str) -> st.SearchStrategy[ModelConfig]:
+    windowed = {"window": st.integers(1, 9), "full_heads": full_heads_of(layout)} if "W" in layout else {}
+    return st.builds(ModelConfig, layout=st.just(layout), attn_kv_heads=st.just(2), **windowed)
+
+
+model_configs = st.text(alphabet="LFW", min_size=1, max_size=8).flatmap(with_layout) | st.builds(
     ModelConfig,
     layout=st.text(alphabet="LF", min_size=1, max_size=8),
     mixer=st.sampled_from(MIXERS),
@@ -96,6 +111,33 @@ def test_with_changes_one_field_of_any_part():
 SPEC = RunSpec(ModelConfig("LF"), TaskConfig(), TrainConfig()).to_dict()
 
 
+def masked(full_heads) -> ModelConfig:
+    return ModelConfig("WLF", hidden_size=48, attn_heads=6, attn_kv_heads=3, window=8, full_heads=full_heads)
+
+
+def test_full_heads_are_tuples_and_a_part_of_the_name():
+    one, other, none = (masked(heads) for heads in ([[0, 2], [], []], [[0], [], []], None))
+    assert one.full_heads == ((0, 2), (), ())
+    specs = [RunSpec(model, TaskConfig(), TrainConfig()) for model in (one, other, none)]
+    assert len({spec.run_id for spec in specs}) == 3
+    assert len(set(specs)) == 3
+    written = json.loads(json.dumps(specs[0].to_dict()))
+    assert written["model"]["full_heads"] == [[0, 2], [], []]
+    assert RunSpec.from_dict(written) == specs[0]
+    old = specs[2].to_dict()
+    del old["model"]["full_heads"]
+    assert RunSpec.from_dict(old).run_id == specs[2].run_id
+
+
+def test_tables_can_be_grouped_by_full_heads():
+    models = [masked([[0, 2], [], []]), masked([[1], [], []]), masked(None)]
+    specs = [RunSpec(model, TaskConfig(), TrainConfig(), seed=s) for model in models for s in (0, 1, 2)]
+    table = frames.one_row_a_run(dict.fromkeys(specs))
+    found = summary(table, ["layout", "full_heads"], "seed")
+    assert list(found["full_heads"]) == ["0,2 - -", "1 - -", ""]
+    assert list(found["n"]) == [3, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -121,6 +163,30 @@ SPEC = RunSpec(ModelConfig("LF"), TaskConfig(), TrainConfig()).to_dict()
             "conv must be 'reference', 'none' or a width of at least 2; got 1",
         ),
         (lambda: ModelConfig("LF", conv="some"), "got 'some'"),
+        (lambda: masked(3), "full_heads must be None or one tuple of heads a block; got 3"),
+        (lambda: masked([0]), "full_heads must be None or one tuple of heads a block; got [0]"),
+        (lambda: masked([[0]]), "full_heads must hold 3 tuples, one a block; got 1"),
+        (lambda: masked([[0], [], [], []]), "full_heads must hold 3 tuples, one a block; got 4"),
+        (lambda: masked([[], [1], []]), "full_heads of block 1, L, must be (): only the heads of a W block"),
+        (lambda: masked([[], [], [1]]), "full_heads of block 2, F, must be ()"),
+        (lambda: masked([[3], [], []]), "block 0 must be whole numbers from 0 to 2 in ascending order, each"),
+        (
+            lambda: masked([[-1], [], []]),
+            "whole numbers from 0 to 2 in ascending order, each once; got (-1,)",
+        ),
+        (lambda: masked([[1, 0], [], []]), "in ascending order, each once; got (1, 0)"),
+        (lambda: masked([[1, 1], [], []]), "in ascending order, each once; got (1, 1)"),
+        (
+            lambda: masked([[True], [], []]),
+            "whole numbers from 0 to 2 in ascending order, each once; got (True,)",
+        ),
+        (lambda: masked([[1.0], [], []]), "got (1.0,)"),
+        (lambda: masked(["0", [], []]), "got ('0',)"),
+        (
+            lambda: masked([[0, 1, 2], [], []]),
+            "full_heads of block 0 names all 3 key-value heads; write F for this block in the layout",
+        ),
+        (lambda: masked([[], [], []]), "full_heads names no head; leave it None; got ((), (), ())"),
         (lambda: TaskConfig(recall_fraction=1.5), "recall_fraction must be between 0 and 1; got 1.5"),
         (lambda: TaskConfig(pairs=()), "pairs must be whole numbers of at least 1; got ()"),
         (lambda: TaskConfig(pairs=(64,)), "pairs must be at most 32"),

@@ -22,6 +22,9 @@ def configs(draw) -> ModelConfig:
     mixer = draw(st.sampled_from(MIXERS))
     letters = draw(st.text("FWL", min_size=1, max_size=4))
     heads = draw(st.sampled_from([1, 2, 4]))
+    kv_heads = draw(st.sampled_from([None, 1, 2, heads] if heads > 1 else [None, 1]))
+    masks = st.sets(st.integers(0, (kv_heads or heads) - 1), max_size=(kv_heads or heads) - 1)
+    full_heads = tuple(sorted(draw(masks)) if letter == "W" else () for letter in letters)
     return ModelConfig(
         letters,
         mixer,
@@ -29,8 +32,9 @@ def configs(draw) -> ModelConfig:
         hidden_size=draw(st.sampled_from([32, 64])),
         mlp_size=draw(st.one_of(st.none(), st.integers(1, 70))),
         attn_heads=heads,
-        attn_kv_heads=draw(st.sampled_from([None, 1, heads])),
+        attn_kv_heads=kv_heads,
         window=draw(st.integers(1, 9)) if "W" in letters else None,
+        full_heads=full_heads if any(full_heads) else None,
         qk_norm=draw(st.booleans()),
         conv=draw(st.sampled_from(["reference", "none", 2, 4])),
         tie_embeddings=draw(st.booleans()),
@@ -165,6 +169,26 @@ def test_attention_pairs_against_a_mask(length, window):
     for letter, pairs in (("F", full), ("W", wide)):
         config = ModelConfig(letter, hidden_size=64, attn_heads=4, window=window if letter == "W" else None)
         assert cost.flops_by_part(config, length)["state"] * length == pytest.approx(4 * 64 * pairs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.sets(st.integers(0, 3), min_size=1, max_size=3))
+def test_a_full_head_costs_what_it_sees(length, window, full):
+    config = ModelConfig(
+        "WWF", hidden_size=64, attn_heads=8, attn_kv_heads=4, window=window, full_heads=((), sorted(full), ())
+    )
+    ahead = np.arange(length)[:, None] - np.arange(length)
+    pairs = keys = 0
+    for head in range(8):
+        for block in range(3):
+            reach = length if block == 2 or (block == 1 and head // 2 in full) else window
+            pairs += ((ahead >= 0) & (ahead < reach)).sum()
+            keys += min(length, reach) * (head % 2)
+    assert cost.flops_by_part(config, length)["state"] * length == pytest.approx(4 * 8 * pairs)
+    assert cost.cache_bytes(config, length) == 2 * 2 * 8 * keys
+    masked, plain = (cost.flops_by_part(c, length) for c in (config, replace(config, full_heads=None)))
+    assert masked | {"state": 0} == plain | {"state": 0}
+    assert cost.parameters(config) == cost.parameters(replace(config, full_heads=None))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
