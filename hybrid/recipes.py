@@ -8,7 +8,7 @@ were made with (flame), inferred, or unknown; `choices` shows it beside the valu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
@@ -35,13 +35,16 @@ TASK = TaskConfig(
     seq_len=CONTEXT,
     recall_fraction=0.0,
 )
-"""Windows are drawn from the first `hybrid.data.corpus.MOST_TOKENS` tokens of the text, with
-repetition; the paper's tokens are all different."""
+"""The text of both sizes but for its number of tokens, `corpus_tokens`, which `paper` takes from the size."""
 
 CHOICES = {
     "corpus": (
         "printed",
         "FineWeb-Edu, section 3.5; that it is the sample of 100B tokens is unknown: flame's",
+    ),
+    "corpus_tokens": (
+        "inferred",
+        "as many as a run sees, and a thousandth more to hold some out; windows start at random places",
     ),
     "tokenizer": ("found", "32,000 pieces, Llama family, in two released checkpoints; one for all: inferred"),
     "seq_len": ("printed", "v2, limitations; v1 prints 2,048 beside the same tables"),
@@ -118,7 +121,9 @@ def paper(size: str, mixer: str, ratio: str, matched: bool = False, seed: int = 
         precision="bf16-mixed",
         eval_every=1000,
     )
-    return RunSpec(_model(size, mixer, ratio, matched), TASK, train, seed)
+    seen = steps * train.batch_size * CONTEXT
+    task = replace(TASK, corpus_tokens=seen + seen // 1000)
+    return RunSpec(_model(size, mixer, ratio, matched), task, train, seed)
 
 
 def paper_grid(
@@ -182,6 +187,7 @@ def rehearsal(spec: RunSpec) -> RunSpec:
         **small,
         corpus="stdlib",
         tokenizer="bytes",
+        corpus_tokens=TaskConfig().corpus_tokens,
         seq_len=64,
         eval_sequences=16,
         steps=20,

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from test_training import train_on_two_processes
 
-from hybrid.config import MIXERS, RunSpec
+from hybrid.config import MIXERS, RunSpec, TaskConfig
 from hybrid.cost import parameters
+from hybrid.data.corpus import SHARD_TOKENS, VALIDATION_PERCENT
 from hybrid.layout import Layout
 from hybrid.published import table
 from hybrid.recipes import CHOICES, RATIOS, SIZES, choices, paper, paper_grid, rehearsal
@@ -59,6 +60,17 @@ def test_steps_see_the_printed_tokens():
         a_step = spec.train.batch_size * spec.task.seq_len
         assert a_step == batch
         assert spec.train.steps * a_step == pytest.approx(tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_training_text_is_as_long_as_what_a_run_sees(size):
+    spec = paper(size, "hgrn2", "6:1")
+    wanted = spec.task.corpus_tokens
+    held_out = wanted / (wanted // SHARD_TOKENS) / VALIDATION_PERCENT
+    seen = spec.train.steps * spec.train.batch_size * spec.task.seq_len
+    assert seen < wanted - 2 * held_out and wanted < 1.01 * seen
+    assert held_out < 2 * SHARD_TOKENS / VALIDATION_PERCENT
+    assert rehearsal(spec).task.corpus_tokens == TaskConfig().corpus_tokens
 
 
 def test_full_blocks_of_the_grid_are_those_of_the_released_checkpoints():

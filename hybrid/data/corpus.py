@@ -7,8 +7,10 @@ import glob
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,12 +18,16 @@ import numpy as np
 
 from hybrid import hub
 from hybrid.config import TaskConfig
+from hybrid.data import shards
+from hybrid.data.shards import Text
 from hybrid.data.suite import MARKS
+from hybrid.store import home
 
-MOST_TOKENS = 50_000_000
-"""Tokens read from a corpus, at most; reading stops after the document that reaches it."""
+SHARD_TOKENS = 50_000_000
+"""Tokens held in memory, at most, but for the documents that reach it; a text of more lies on disk."""
 VALIDATION_PERCENT = 10
-"""Share of the documents held out for validation, chosen by a hash of their name."""
+"""Share of the documents held out for validation, chosen by a hash of their name. A task that wants n
+times `SHARD_TOKENS` holds out one n-th of it, so that the validation text grows no further."""
 END = b"\0"
 """Ends a document of a byte corpus; source text never holds it."""
 OUTSIDE = frozenset(
@@ -31,6 +37,10 @@ OUTSIDE = frozenset(
 """Folders of the standard library that the corpus leaves out: what is not part of it, what Linux
 distributions ship separately (so that the same Python version gives the same text), and generated
 tables (encodings, pydoc_data), which are not written by people."""
+TABLES = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+"""Kind of the files whose rows are documents."""
+
+Reader = Callable[[], Iterator[tuple[str, str]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,50 +86,132 @@ def load_corpus(task: TaskConfig) -> Corpus:
     Documents are text files, or rows of a parquet, JSON-lines or hub data set (column ``text``). A
     hash of a document's name (a file's relative path, a row's text) decides whether it is held out
     for validation. Where that leaves one side empty, as with a single file, the last
-    `VALIDATION_PERCENT` of the tokens are held out instead.
+    `VALIDATION_PERCENT` of the tokens are held out instead (or the n-th part of it, as there).
+
+    A task that wants more than `SHARD_TOKENS` gets memory-mapped arrays of files that are written once
+    (`hybrid.data.shards`), below $HYBRID_CACHE or else `_build` of the checkout. A warning tells when the
+    text ends before it has as many tokens.
 
     Raises ``FileNotFoundError`` for a path or glob without files, ``ConnectionError`` at once when a
-    hub is named but cannot be reached, ``ValueError`` for a file or data set without text.
+    hub is named but cannot be reached, ``ValueError`` for a file or data set without text and for
+    tokens that the disk has no room for.
     """
-    return _load(task.corpus, task.tokenizer)
+    return _load(task.corpus, task.tokenizer, task.corpus_tokens)
 
 
 @functools.cache
-def _load(source: str, tokenizer: str) -> Corpus:
-    documents = _documents(source)
-    encode, vocab = _encoder(tokenizer)
-    sides = {"train": [], "valid": []}
-    text_bytes = {"train": 0, "valid": 0}
-    total = 0
-    while total < MOST_TOKENS and (batch := list(islice(documents, 64))):
-        for (name, text), tokens in zip(batch, encode([text for _, text in batch]), strict=True):
-            side = "valid" if _held_out(name) else "train"
-            sides[side].append(tokens)
-            text_bytes[side] += len(text.encode()) + (len(END) if tokenizer == "bytes" else 0)
-            total += len(tokens)
-    if not total:
-        raise ValueError(f"corpus {source!r} holds no text")
-    dtype = np.min_scalar_type(vocab - 1)
-    parts = {side: np.concatenate([np.empty(0, dtype), *tokens]) for side, tokens in sides.items()}
-    train, valid = parts["train"], parts["valid"]
-    bytes_per_token = text_bytes["valid"] / len(valid) if len(valid) else 0.0
-    if not len(train) or not len(valid):
-        everything = np.concatenate([train, valid])
-        train, valid = np.split(everything, [total * (100 - VALIDATION_PERCENT) // 100])
-        bytes_per_token = sum(text_bytes.values()) / total
+def _load(source: str, tokenizer: str, wanted: int) -> Corpus:
+    vocab = _encoder(tokenizer)[1]
+    parts = partial(_shards, source, _readers(source), tokenizer, wanted)
+    if wanted <= SHARD_TOKENS:
+        return _corpus(next(parts()), vocab, wanted)
+    text, fingerprint = shards.stored(
+        _folder(source, tokenizer, wanted),
+        np.min_scalar_type(vocab - 1),
+        wanted,
+        parts,
+        lambda text: _corpus(text, vocab, wanted).fingerprint,
+    )
+    if (size := len(text.train) + len(text.valid)) < wanted:
+        warnings.warn(f"corpus {source!r} ends after {size} of corpus_tokens={wanted}", stacklevel=3)
+    return _corpus(text, vocab, wanted, fingerprint)
+
+
+def _corpus(text: Text, vocab: int, wanted: int, fingerprint: str | None = None) -> Corpus:
+    train, valid = text.train, text.valid
+    if len(train) and len(valid):
+        bytes_per_token = text.valid_bytes / len(valid)
+    else:
+        everything, base = train if len(train) else valid, _validation_base(wanted)
+        train, valid = np.split(everything, [len(everything) * (base - VALIDATION_PERCENT) // base])
+        bytes_per_token = (text.train_bytes + text.valid_bytes) / len(everything)
     digest = hashlib.sha256(f"{vocab} {len(train)} ".encode())
     for part in (train, valid):
-        digest.update(part.tobytes())
+        if fingerprint is None:
+            digest.update(part)
         part.setflags(write=False)
-    return Corpus(train, valid, vocab, bytes_per_token, digest.hexdigest()[:16])
+    return Corpus(train, valid, vocab, bytes_per_token, fingerprint or digest.hexdigest()[:16])
 
 
-def _held_out(name: str) -> bool:
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100 < VALIDATION_PERCENT
+def _validation_base(wanted: int) -> int:
+    """Of so many documents, `VALIDATION_PERCENT` are held out."""
+    return 100 * max(1, wanted // SHARD_TOKENS)
 
 
-def _documents(source: str) -> Iterator[tuple[str, str]]:
-    """Pairs (name, text), in a fixed order."""
+def _shards(
+    source: str,
+    readers: list[Reader],
+    tokenizer: str,
+    wanted: int,
+    done: int = 0,
+    position: tuple[int, int] = (0, 0),
+) -> Iterator[Text]:
+    """What follows the first ``done`` tokens, in pieces of `SHARD_TOKENS`, up to ``wanted`` in all."""
+    documents = _documents(readers, position)
+    encode, vocab = _encoder(tokenizer)
+    dtype = np.min_scalar_type(vocab - 1)
+    base = _validation_base(wanted)
+    while done < wanted:
+        sides = {"train": [np.empty(0, dtype)], "valid": [np.empty(0, dtype)]}
+        text_bytes = {"train": 0, "valid": 0}
+        size, most = 0, min(SHARD_TOKENS, wanted - done)
+        while size < most and (batch := list(islice(documents, 64))):
+            encoded = encode([text for _, _, text in batch])
+            for (_, name, text), tokens in zip(batch, encoded, strict=True):
+                side = "valid" if _hash(name) % base < VALIDATION_PERCENT else "train"
+                sides[side].append(tokens)
+                text_bytes[side] += len(text.encode()) + (len(END) if tokenizer == "bytes" else 0)
+                size += len(tokens)
+            position = batch[-1][0]
+        if not size:
+            if not done:
+                raise ValueError(f"corpus {source!r} holds no text")
+            return
+        done += size
+        yield Text(*map(np.concatenate, sides.values()), *text_bytes.values(), position)
+
+
+def _hash(name: str) -> int:
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16)
+
+
+def _folder(source: str, tokenizer: str, wanted: int) -> Path:
+    """Where the tokens of a big text lie; named by what they depend on, of files the size and time too."""
+    folder = Path(tokenizer)
+    files = [] if source.startswith("hub:") else _paths(source)
+    files = files + sorted(folder.iterdir()) if folder.is_dir() else files
+    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    name = hashlib.sha256(repr((source, tokenizer, wanted, known)).encode()).hexdigest()[:12]
+    return Path(os.environ.get("HYBRID_CACHE") or home() / "_build") / "corpora" / name
+
+
+def _documents(
+    readers: list[Reader], position: tuple[int, int]
+) -> Iterator[tuple[tuple[int, int], str, str]]:
+    """Position after it, name and text of every document from a position on, in a fixed order."""
+    first, skipped = position
+    for file, read in enumerate(readers[first:], first):
+        for count, (name, text) in enumerate(islice(read(), skipped, None), skipped + 1):
+            yield (file, count), name, text
+        skipped = 0
+
+
+def _readers(source: str) -> list[Reader]:
+    """A function for each file of a corpus, in order, that yields the name and text of its documents."""
+    if source.startswith("hub:"):
+        _, name, *subset = source.split(":")
+        _require_hub(f"corpus 'hub:{name}'")
+        from datasets import load_dataset
+
+        rows = load_dataset(name, *(subset or [None]), split="train", streaming=True)
+        count = rows.num_shards
+        return [partial(_rows, rows.shard(count, index), f"hub:{name}") for index in range(count)]
+    paths = _paths(source)
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return [partial(_file, path, root) for path in paths]
+
+
+def _paths(source: str) -> list[Path]:
     if source == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
         inside = (p for p in root.rglob("*.py") if OUTSIDE.isdisjoint(p.relative_to(root).parts[:-1]))
@@ -127,10 +219,7 @@ def _documents(source: str) -> Iterator[tuple[str, str]]:
         files = sorted(p for p in inside if not p.name.startswith(("_sysconfigdata", "sitecustomize")))
         if not files:
             raise FileNotFoundError(f"this Python has no library sources in {root}; name a text file instead")
-        return _files(files, root)
-    if source.startswith("hub:"):
-        _, name, *subset = source.split(":")
-        return _hub(name, *subset)
+        return files
     path = Path(source).expanduser()
     if path.is_dir():
         raise FileNotFoundError(f"corpus {source!r} is a folder; name its files, as in {source}/**/*.txt")
@@ -141,30 +230,18 @@ def _documents(source: str) -> Iterator[tuple[str, str]]:
             f"no file matches corpus {source!r}; allowed: 'stdlib', a path or glob of text, .parquet or "
             "JSON-lines files, 'hub:NAME', 'hub:NAME:SUBSET'"
         )
-    return _files(files, Path(os.path.commonpath([p.parent for p in files])))
+    return files
 
 
-def _files(files: list[Path], root: Path) -> Iterator[tuple[str, str]]:
-    tables = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-    for path in files:
-        if path.suffix in tables:
-            from datasets import load_dataset
+def _file(path: Path, root: Path) -> Iterator[tuple[str, str]]:
+    if kind := TABLES.get(path.suffix):
+        from datasets import load_dataset
 
-            kind = tables[path.suffix]
-            rows = load_dataset(kind, data_files=str(path), split="train", streaming=True)
-            yield from _rows(rows, str(path))
-        else:
-            try:
-                yield path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-
-
-def _hub(name: str, subset: str | None = None) -> Iterator[tuple[str, str]]:
-    _require_hub(f"corpus 'hub:{name}'")
-    from datasets import load_dataset
-
-    return _rows(load_dataset(name, subset, split="train", streaming=True), f"hub:{name}")
+        return _rows(load_dataset(kind, data_files=str(path), split="train", streaming=True), str(path))
+    try:
+        return iter([(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _rows(rows, source: str) -> Iterator[tuple[str, str]]:

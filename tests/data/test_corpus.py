@@ -43,6 +43,22 @@ def test_stdlib_is_the_interpreters_own_sources_split_by_file():
     assert corpus.train.dtype == np.uint8 and not corpus.train.flags.writeable
 
 
+def test_stdlib_is_these_bytes_in_this_order():
+    """Stored results carry a fingerprint of this text: neither may change."""
+    root = Path(sysconfig.get_path("stdlib"))
+    sides = {True: b"", False: b""}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if set(name.parts[:-1]) & module.OUTSIDE or name.name.startswith(("_sysconfigdata", "sitecustomize")):
+            continue
+        held_out = int(hashlib.sha256(name.as_posix().encode()).hexdigest(), 16) % 100 < 10
+        sides[held_out] += path.read_text(encoding="utf-8").encode() + b"\0"
+    corpus = load_corpus(TaskConfig())
+    assert (corpus.train.tobytes(), corpus.valid.tobytes()) == (sides[False], sides[True])
+    digest = hashlib.sha256(b"256 %d " % len(sides[False]) + sides[False] + sides[True])
+    assert corpus.fingerprint == digest.hexdigest()[:16]
+
+
 def test_same_fingerprint_in_another_process_without_heavy_imports():
     code = (
         "import sys; from hybrid.config import TaskConfig; from hybrid.data.corpus import load_corpus\n"
@@ -172,8 +188,7 @@ def test_a_hub_corpus_is_streamed_up_to_its_bound(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(module, "_require_hub", lambda wanted: None)
-    monkeypatch.setattr(module, "MOST_TOKENS", 20_000)
-    corpus = load_corpus(TaskConfig(corpus="hub:owner/name:subset"))
+    corpus = load_corpus(TaskConfig(corpus="hub:owner/name:subset", corpus_tokens=20_000))
     assert asked == [(("owner/name", "subset"), {"split": "train", "streaming": True})]
     assert 20_000 <= len(corpus.train) + len(corpus.valid) < 30_000 and len(read) < 300
     assert all(len(d) == 99 for d in documents(corpus.train) + documents(corpus.valid))
