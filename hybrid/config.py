@@ -251,7 +251,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained: AdamW with linear warm-up and a cosine to a tenth of the peak."""
+    """How a model is trained: AdamW with linear warm-up and a cosine down to a share of the peak."""
 
     steps: int = 1000
     """Optimiser steps."""
@@ -263,6 +263,8 @@ class TrainConfig:
     """Peak learning rate."""
     warmup: int = 100
     """Steps of linear warm-up."""
+    final: float = 0.1
+    """Learning rate of the last step, as a share of the peak; 1 is a constant rate."""
     weight_decay: float = 0.1
     """Decoupled weight decay."""
     decay: str = "matrices"
@@ -292,6 +294,7 @@ class TrainConfig:
             raise ValueError(f"warmup must be between 0 and steps {self.steps}; got {self.warmup!r}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive; got {self.lr!r}")
+        _share(self, "final")
         if not self.eps > 0:
             raise ValueError(f"eps must be positive; got {self.eps!r}")
         if self.decay not in DECAYS:
