@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ def one_row_a_run(results: dict[RunSpec, Result | None]) -> pandas.DataFrame:
     """Specs, and of their results (None: there is none) everything that is one value."""
     import pandas
 
-    rows, today = [], provenance.source_hash()
+    rows, stale = [], staleness()
     for spec, result in results.items():
-        groups = _about(spec, result, today)
+        groups = _about(spec, result, stale)
         if result is not None:
             groups |= {"metrics": _scalars(result.metrics), "provenance": _scalars(result.provenance)}
         rows.append(_flatten(groups))
@@ -30,26 +31,58 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
     """The entries of one table of each result, each beside the columns of its run."""
     import pandas
 
-    rows, today = [], provenance.source_hash()
+    rows, stale = [], staleness()
     for result, entries in tables:
-        about = _about(result.spec, result, today)
+        about = _about(result.spec, result, stale)
         rows += [_flatten({name: entry, **about}) for entry in entries]
     return pandas.DataFrame(rows)
 
 
-def _about(spec: RunSpec, result: Result | None, today: str) -> dict[str, dict]:
-    """The groups of columns that say which run a row belongs to; ``today`` is the source hash."""
+def family(spec: RunSpec) -> str:
+    """The linear mixer of a model, or "full" where no block holds one; of work that is no training run
+    its kind."""
+    if not isinstance(spec, RunSpec):
+        return spec.kind
+    return spec.model.mixer if "L" in spec.model.layout.letters else "full"
+
+
+def variety(result: Result) -> str:
+    """What `hybrid.verify` recomputes one run of, and a record of it covers.
+
+    It is the family with the number format: unless told otherwise, a GPU computes in another one than a
+    CPU, and by other kernels.
+    """
+    return " ".join(filter(None, [family(result.spec), result.provenance.get("precision")]))
+
+
+def staleness() -> Callable[[Result], bool]:
+    """Whether a result is of other code than today's that no chain of verifications leads from."""
+    today, records = provenance.source_hash(), provenance.verifications()
+
+    def stale(result: Result) -> bool:
+        return result.provenance.get("source_hash") not in provenance.counting_as(
+            today, variety(result), records
+        )
+
+    return stale
+
+
+def _about(spec: RunSpec, result: Result | None, stale: Callable[[Result], bool]) -> dict[str, dict]:
+    """The groups of columns that say which run a row belongs to; ``stale`` is `staleness`.
+
+    Full heads are text, a word a block, as ``"0,2 - -"``: tables are grouped by it, and drop what is None.
+    """
     layout = spec.model.layout
     head = {
         "run_id": spec.run_id,
         "status": result.status if result else "missing",
         "message": result.message if result else "",
-        "stale": bool(result) and result.provenance.get("source_hash") != today,
+        "stale": bool(result) and stale(result),
         "layout": str(layout),
         "full_blocks": len(layout.full),
         "depth": spec.model.depth,
         "mixer": spec.model.mixer,
-        "family": spec.model.mixer if "L" in layout.letters else "full",
+        "family": family(spec),
         "conv": spec.model.conv,
         "full_heads": " ".join(",".join(map(str, heads)) or "-" for heads in spec.model.full_heads or ()),
         "seed": spec.seed,

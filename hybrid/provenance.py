@@ -1,18 +1,26 @@
-"""The evidence a result carries: which code, libraries and machine made it, and at what cost."""
+"""The evidence a result carries: which code, libraries and machine made it, and at what cost; and
+which older code was seen to give the same results as newer code."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import io
+import json
 import platform
+import re
 import subprocess
 import sys
 import tokenize
+import warnings
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from hybrid.store import Store, StoreWarning, write_atomically
 
 PACKAGE = Path(__file__).parent
 SOURCES = (
@@ -20,6 +28,7 @@ SOURCES = (
     "config.py",
     "model.py",
     "training.py",
+    "loop.py",
     "evaluation.py",
     "kernels/*.py",
     "mixers/*.py",
@@ -105,6 +114,12 @@ def device_name() -> str:
     return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def threads(device: str) -> int | None:
+    """The number of threads in a `device_name` of a CPU; None in that of a GPU."""
+    found = re.search(r", (\d+) threads?$", device)
+    return int(found[1]) if found else None
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -168,3 +183,53 @@ def collect(*, seconds: float, tokens: int, **more) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The record that newer code gave the results of older code again, digit for digit."""
+
+    old: str
+    """Source hash of the stored results."""
+    new: str
+    """Source hash of the code that recomputed them."""
+    runs: dict[str, str]
+    """`hybrid.frames.variety` -> `run_id` of the recomputed run; no other variety is covered."""
+    devices: list[str]
+    """Where they were recomputed."""
+    versions: dict[str, str]
+    """`versions` when they were recomputed."""
+    commit: str | None
+    """As in `commit`."""
+    dirty: bool | None
+    """As in `commit`."""
+    date: str
+    """When the record was written: UTC, ISO 8601."""
+
+    def write(self) -> Path:
+        """Store the record, in `verified` of the store, and return its path."""
+        text = json.dumps(asdict(self), indent=1) + "\n"
+        path = Store().root / "verified" / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        write_atomically(path, text)
+        return path
+
+
+def verifications() -> list[Verification]:
+    """All records of the store, oldest first; a file that is none is named in a `StoreWarning`."""
+    records = []
+    for path in sorted((Store().root / "verified").glob("[!.]*.json")):
+        try:
+            records.append(Verification(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            warnings.warn(f"{path} is passed over: {error}", StoreWarning, stacklevel=2)
+    return sorted(records, key=lambda record: record.date)
+
+
+def counting_as(today: str, variety: str, records: Iterable[Verification]) -> set[str]:
+    """The source hashes whose results of a variety count as those of ``today``: it, and every hash from
+    which a chain of records that cover the variety leads to it."""
+    found, more = set(), {today}
+    while more:
+        found |= more
+        more = {record.old for record in records if record.new in more and variety in record.runs} - found
+    return found

@@ -38,7 +38,12 @@ class RunError(RuntimeError):
 
 
 def train_one(
-    spec: RunSpec, train: Trainer | None = None, *, recompute: bool = False, progress: bool = True
+    spec: RunSpec,
+    train: Trainer | None = None,
+    *,
+    recompute: bool = False,
+    progress: bool = True,
+    store: Store | None = None,
 ) -> Result:
     """The stored result of a spec; trained here, in this process, if there is none.
 
@@ -51,12 +56,13 @@ def train_one(
         train: the trainer; None is `hybrid.training.fit`.
         recompute: train even if there is a stored result, and replace it.
         progress: let the trainer draw its progress bar.
+        store: where the result is looked for and kept; None is ``Store()``.
 
     Raises:
         StoreError: before any training if nothing can be written; after it, if the result had to
             be kept elsewhere.
     """
-    store = Store()
+    store = store or Store()
     if train is None:
         from hybrid.training import fit as train
     folder = work_folder(spec)
@@ -87,6 +93,7 @@ def collect(
     minutes: float | None = None,
     progress: bool = True,
     train: Trainer | None = None,
+    store: Store | None = None,
 ) -> pandas.DataFrame:
     """One row a spec: stored results are read, missing ones trained, several at a time.
 
@@ -103,10 +110,11 @@ def collect(
             on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
         train: the trainer; None is `hybrid.training.fit`.
+        store: where results are looked for and kept; None is ``Store()``.
 
     Returns:
         Columns run_id, status ("done", "failed", or "missing" where `minutes` ran out), message, stale
-        (trained by other code than today's), every field of the spec with `full_blocks` and `depth`,
+        (`frames.staleness`), every field of the spec with `full_blocks` and `depth`,
         and every metric and provenance entry that is one value. A name that is taken already carries
         its group in front, as `provenance_precision`.
 
@@ -120,12 +128,12 @@ def collect(
         raise ValueError(f"workers must be a whole number of at least 1, or None; got {workers!r}")
     if minutes is not None and not minutes >= 0:
         raise ValueError(f"minutes must be a number from 0, or None; got {minutes!r}")
-    store = Store()
+    store = store or Store()
     results = {spec: None if recompute else store.read(spec) for spec in specs}
     missing = [spec for spec, result in results.items() if result is None]
     if missing and minutes != 0:
         store.probe()
-        job = partial(train_one, train=train, recompute=recompute, progress=False)
+        job = partial(train_one, train=train, recompute=recompute, progress=False, store=store)
         _train(missing, job, workers, minutes, progress)
     results |= {spec: store.read(spec) for spec in missing}
     return frames.one_row_a_run(results)
@@ -170,12 +178,16 @@ def read_spec(path: str | Path) -> RunSpec:
 
 
 def work_folder(spec: RunSpec) -> Path:
-    """Where a run keeps its checkpoints: below $HYBRID_CACHE, or else `_build/runs` of the checkout.
+    """Where a run keeps its checkpoints, below `work_root`.
 
     Its name ends with the source hash: a checkpoint of other code is not resumed.
     """
-    root = Path(os.environ.get("HYBRID_CACHE") or home() / "_build" / "runs")
-    return root / spec.run_id / provenance.LOADED
+    return work_root() / spec.run_id / provenance.LOADED
+
+
+def work_root() -> Path:
+    """Where unfinished work lies: $HYBRID_CACHE, or else `_build/runs` of the checkout."""
+    return Path(os.environ.get("HYBRID_CACHE") or home() / "_build" / "runs")
 
 
 def runs_a_gpu(spec: RunSpec, memory: int) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hybrid import notebooks, provenance
+from hybrid import frames, notebooks, provenance
 from hybrid.boxes import duration, moment
 from hybrid.store import Result, Store, home, write_atomically
 
@@ -15,7 +15,11 @@ _HEAD = """# Status
 
 This page is generated from the records that chapters and runs leave when they are executed. A run is *stale*
 when the code that decides results has changed since it was trained: it stays readable, and its numbers may no
-longer be what the code gives.
+longer be what the code gives. It counts as today's code where runs of its family were recomputed and gave the
+same numbers, digit for digit.
+"""
+_EQUAL = """Runs of older code that `python -m hybrid verify` recomputed by newer code, one of each family and
+number format. Every metric and every point of the learning curve came out as stored.
 """
 
 
@@ -27,16 +31,17 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
         chapters: folder of the executed chapters with their records.
     """
     runs, unreadable = _runs(Store().root / "runs")
+    stale = frames.staleness()
     names = sorted(source.stem for source in notebooks.SOURCES.glob("[0-9]*.ipynb"))
     parts = [
         _HEAD,
         "## Chapters\n",
         table(
             ["Chapter", "Scale", "Executed", "Time", "Device", "Runs", "Stale runs", "Failed runs"],
-            [_chapter(name, Path(chapters), runs) for name in names],
+            [_chapter(name, Path(chapters), runs, stale) for name in names],
         ),
         "## Stored runs\n",
-        _summary(runs),
+        _summary(runs, stale),
     ]
     failed = [run for run in runs.values() if run.status == "failed"]
     if failed:
@@ -44,11 +49,14 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
         parts += ["### Failed\n", table(["Run", "Mixer", "Layout", "Seed", "Why"], rows)]
     if unreadable:
         parts += ["### Unreadable files\n", table(["File", "Why"], unreadable)]
+    if records := provenance.verifications():
+        header = ["Results of", "Count as", "Recomputed runs", "Device", "PyTorch", "Date"]
+        parts += ["## Verified equalities\n", _EQUAL, table(header, map(_equality, records))]
     write_atomically(Path(path), "\n".join(parts))
     return Path(path)
 
 
-def _chapter(name: str, folder: Path, runs: dict[str, Result]) -> list:
+def _chapter(name: str, folder: Path, runs: dict[str, Result], stale: Callable[[Result], bool]) -> list:
     if (folder / f"{name}.failed.ipynb").exists():
         return [f"`{name}`", "", "failed", *[""] * 5]
     try:
@@ -63,18 +71,18 @@ def _chapter(name: str, folder: Path, runs: dict[str, Result]) -> list:
         duration(record["seconds"]),
         record["device"],
         len(record["runs"]),
-        sum(map(_stale, used)),
+        sum(map(stale, used)),
         sum(run.status == "failed" for run in used),
     ]
 
 
-def _summary(runs: dict[str, Result]) -> str:
+def _summary(runs: dict[str, Result], stale: Callable[[Result], bool]) -> str:
     if not runs:
         return "No run is stored.\n"
     groups: dict[tuple, list[Result]] = {}
     for run in runs.values():
         evidence = run.provenance
-        code = f"`{evidence.get('source_hash', '')}`" + (" (stale)" if _stale(run) else "")
+        code = f"`{evidence.get('source_hash', '')}`" + (" (stale)" if stale(run) else "")
         groups.setdefault((code, evidence.get("device", "")), []).append(run)
     rows = []
     for (code, device), members in sorted(groups.items()):
@@ -86,8 +94,16 @@ def _summary(runs: dict[str, Result]) -> str:
     return table(header, rows)
 
 
-def _stale(run: Result) -> bool:
-    return run.provenance.get("source_hash") != provenance.LOADED
+def _equality(record: provenance.Verification) -> list:
+    recomputed = ", ".join(f"{run} ({variety})" for variety, run in record.runs.items())
+    return [
+        f"`{record.old}`",
+        f"`{record.new}`",
+        f"{len(record.runs)}: {recomputed}",
+        "; ".join(record.devices),
+        record.versions.get("torch", ""),
+        moment(record.date),
+    ]
 
 
 def _runs(folder: Path) -> tuple[dict[str, Result], list[list[str]]]:

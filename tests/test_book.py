@@ -12,6 +12,7 @@ from conftest import CHAPTERS, ROOT
 from fake_training import result, spec
 
 from hybrid import notebooks, status
+from hybrid.provenance import LOADED, Verification
 from hybrid.store import Store
 
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
@@ -150,6 +151,35 @@ def test_the_status_page_counts_stale_and_failed_runs(written):
     assert f"| {{doc}}`chapters/08_recall` {expected}" in page
     assert "| `0000000000000000` (stale) | a GPU | 2 | 1 | 2025-01-01 to 2025-01-01 | 2 min |" in page
     assert f"| {spec(2).run_id} | " in page and r"loss is nan \| at step 3" in page
+
+
+def test_the_status_page_lists_verified_equalities(written):
+    """What they cover is stale no longer; the same code in another number format is."""
+    old = {"source_hash": "0" * 16, "device": "a CPU", "seconds": 60.0, "date": "2025-01-01T00:00:00"}
+    results = [
+        result(spec(0), provenance=old),
+        result(spec(1), provenance=old | {"precision": "bf16-mixed"}),
+    ]
+    assert "Verified equalities" not in written([], results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRID_RESULTS", str(written.folder / "results"))
+        Verification(
+            old="0" * 16,
+            new=LOADED,
+            runs={"gated_deltanet": spec(0).run_id},
+            devices=["a CPU, 1 thread", "a CPU, 2 threads"],
+            versions={"torch": "9.9"},
+            commit="c0ffee",
+            dirty=False,
+            date="2026-01-02T03:04:05+00:00",
+        ).write()
+    page = written([record("08_recall", [one.run_id for one in results])])
+    assert "| a CPU, 2 threads | 2 | 1 | 0 |" in page
+    assert "| `0000000000000000` | a CPU | 1 |" in page
+    assert "| `0000000000000000` (stale) | a CPU | 1 |" in page
+    recomputed = f"1: {spec(0).run_id} (gated_deltanet)"
+    where = "a CPU, 1 thread; a CPU, 2 threads | 9.9 | 2026-01-02 03:04:05 UTC"
+    assert f"| `0000000000000000` | `{LOADED}` | {recomputed} | {where} |" in page
 
 
 def test_the_status_page_names_what_is_missing_or_broken(written):
