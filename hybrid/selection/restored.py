@@ -1,0 +1,96 @@
+"""One block restored at a time, each hybrid distilled for a short while: KL-guided layer selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from hybrid.conversion import Stage
+from hybrid.data.module import TaskData
+from hybrid.distillation import LitDistill
+from hybrid.layout import Layout
+from hybrid.loop import LearningCurve, train
+from hybrid.model import HybridLM
+from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets
+from hybrid.selection.scored import check_sequences
+
+PASSES = 4
+"""Passes of a distillation a token: the teacher forward, the hybrid forward, and backward, which is two."""
+
+
+@dataclass(frozen=True)
+class Restoration(Selector):
+    """Linear everywhere but in block l, distilled to the teacher; the score of the block is minus the KL
+    divergence that is left. The lower it is, the more the block matters.
+
+    All parameters of the hybrid learn, at one learning rate. Every block's hybrid starts from the same second
+    mixers and reads the same batches. A score is not renewed once other blocks are restored.
+
+    Source: GA-S2 of "Distilling to hybrid attention models via KL-guided layer selection", 2512.20569, and
+    its code, fla-org/hybrid-distillation, which lets attention learn faster than the rest.
+    """
+
+    kind = "restoration"
+
+    stage: Stage
+    """The distillation of each block."""
+    sequences: int = 64
+    """Held-out sequences of text, at the stage's length, that the divergence is measured on."""
+
+    def __post_init__(self) -> None:
+        check_sequences(self.sequences)
+
+    def select(self, problem: Problem, budgets: Sequence[int]) -> Selection:
+        """Table ``restored``: rows ``block``, ``kl_start`` and ``kl``, before and after the distillation, in
+        nats a token. The curve has the training losses of every ``block``.
+
+        A distillation that was killed goes on from its checkpoint in the problem's folder, and one that had
+        ended is not repeated. Raises ``ValueError`` for a budget that the depth cannot meet, and
+        `hybrid.loop.Diverged` when a loss was not finite.
+        """
+        morphable = problem.morphable
+        check_budgets(budgets, morphable.depth)
+        device = next(morphable.parameters()).device
+        data = TaskData(self.stage.task(problem.data.task), self.stage.train, problem.data.seed)
+        rows, curve = [], []
+        for block in range(morphable.depth):
+            model = morphable.hybrid(Layout.from_full([block], morphable.depth))
+            row = {"block": block, "kl_start": divergence(morphable.teacher, model, data, self.sequences)}
+            course = LearningCurve(lambda module: {})
+            folder = problem.folder / f"block_{block}" if problem.folder is not None else None
+            lit = LitDistill(morphable.teacher, model, self.stage)
+            train(lit, data, course, folder=folder, progress=False)
+            # Lightning leaves what it trained on the CPU.
+            lit.to(device)
+            rows.append(row | {"kl": divergence(morphable.teacher, model, data, self.sequences)})
+            curve += [{"block": block} | point for point in course.curve]
+        return by_scores(
+            [-row["kl"] for row in rows],
+            budgets,
+            tokens=morphable.depth * self._tokens(data),
+            curve=curve,
+            tables={"restored": rows},
+        )
+
+    def _tokens(self, data: TaskData) -> int:
+        """Of one block: its distillation, and teacher and hybrid on the held-out text, twice."""
+        run = self.stage.train
+        held_out = sum(batch["input_ids"].numel() for batch in data.val_text_batches(self.sequences))
+        return PASSES * run.steps * run.batch_size * data.task.seq_len + 2 * 2 * held_out
+
+
+@torch.no_grad()
+def divergence(teacher: HybridLM, model: HybridLM, data: TaskData, sequences: int) -> float:
+    """Forward KL divergence ``sum_v p(v) (log p(v) - log q(v))`` from the teacher's prediction p to the
+    model's q, mean over the positions of held-out text, in nats."""
+    device = next(model.parameters()).device
+    nats, tokens = 0.0, 0
+    for batch in data.val_text_batches(sequences):
+        ids = batch["input_ids"].to(device)
+        q, p = (net(ids).logits.float().log_softmax(-1) for net in (model, teacher))
+        nats += F.kl_div(q, p, reduction="sum", log_target=True).item()
+        tokens += ids.numel()
+    return nats / tokens
