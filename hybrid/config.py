@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 
 from hybrid.layout import Layout
+from hybrid.specs import Spec
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
 DECAYS = ("matrices", "all")
@@ -304,8 +305,11 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RunSpec:
+class RunSpec(Spec):
     """A frozen description of one training run; its `run_id` is a hash of its canonical JSON."""
+
+    kind = "run"
+    layer = "run"
 
     model: ModelConfig
     task: TaskConfig
@@ -334,6 +338,11 @@ class RunSpec:
         for name, kind in parts.items():
             _known(kind, spec[name])
         return cls(**{n: kind(**spec[n]) for n, kind in parts.items()}, seed=spec.get("seed", 0))
+
+    @property
+    def title(self) -> str:
+        """A few words for messages and tables."""
+        return f"{self.model.mixer} {self.model.layout}, seed {self.seed}"
 
     @property
     def run_id(self) -> str:

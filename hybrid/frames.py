@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from hybrid import provenance
 from hybrid.config import RunSpec
+from hybrid.specs import Spec
 from hybrid.store import Result
 
 if TYPE_CHECKING:
     import pandas
 
 
-def one_row_a_run(results: dict[RunSpec, Result | None]) -> pandas.DataFrame:
+def one_row_a_run(results: dict[Spec, Result | None]) -> pandas.DataFrame:
     """Specs, and of their results (None: there is none) everything that is one value."""
     import pandas
 
@@ -38,7 +39,7 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
     return pandas.DataFrame(rows)
 
 
-def family(spec: RunSpec) -> str:
+def family(spec: Spec) -> str:
     """The linear mixer of a model, or "full" where no block holds one; of work that is no training run
     its kind."""
     if not isinstance(spec, RunSpec):
@@ -57,27 +58,31 @@ def variety(result: Result) -> str:
 
 def staleness() -> Callable[[Result], bool]:
     """Whether a result is of other code than today's that no chain of verifications leads from."""
-    today, records = provenance.source_hash(), provenance.verifications()
+    today = {layer: provenance.source_hash(layer) for layer in provenance.SOURCES}
+    records = provenance.verifications()
 
     def stale(result: Result) -> bool:
-        return result.provenance.get("source_hash") not in provenance.counting_as(
-            today, variety(result), records
-        )
+        same = provenance.counting_as(today[result.spec.layer], variety(result), records)
+        return result.provenance.get("source_hash") not in same
 
     return stale
 
 
-def _about(spec: RunSpec, result: Result | None, stale: Callable[[Result], bool]) -> dict[str, dict]:
+def _about(spec: Spec, result: Result | None, stale: Callable[[Result], bool]) -> dict[str, dict]:
     """The groups of columns that say which run a row belongs to; ``stale`` is `staleness`.
 
     Full heads are text, a word a block, as ``"0,2 - -"``: tables are grouped by it, and drop what is None.
     """
-    layout = spec.model.layout
     head = {
         "run_id": spec.run_id,
         "status": result.status if result else "missing",
         "message": result.message if result else "",
         "stale": bool(result) and stale(result),
+    }
+    if not isinstance(spec, RunSpec):
+        return {"run": head | {"kind": spec.kind}, "spec": spec.columns()}
+    layout = spec.model.layout
+    head |= {
         "layout": str(layout),
         "full_blocks": len(layout.full),
         "depth": spec.model.depth,

@@ -135,7 +135,7 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
         "parameters": parameters,
         "runs": list(table["run_id"]),
         "training_seconds": float(table["seconds"].sum()),
-        "source_hash": evidence.LOADED,
+        "source_hash": evidence.LOADED["run"],
         **evidence.commit(),
         "versions": evidence.versions(),
         "device": evidence.device_name(),

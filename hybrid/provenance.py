@@ -23,33 +23,40 @@ from pathlib import Path
 from hybrid.store import Store, StoreWarning, write_atomically
 
 PACKAGE = Path(__file__).parent
-SOURCES = (
-    "layout.py",
-    "config.py",
-    "model.py",
-    "training.py",
-    "loop.py",
-    "evaluation.py",
-    "kernels/*.py",
-    "mixers/*.py",
-    "data/*.py",
-)
-"""The files of the package that decide what a run computes; figures and commands are none of them."""
+SOURCES = {
+    "run": (
+        "layout.py",
+        "config.py",
+        "model.py",
+        "training.py",
+        "loop.py",
+        "evaluation.py",
+        "kernels/*.py",
+        "mixers/*.py",
+        "data/*.py",
+    ),
+    "conversion": ("conversion.py", "distillation.py"),
+    "selection": ("selection/*.py",),
+}
+"""The files of the package that decide what is computed, in layers: a result rests on its own layer and on
+those before it. Figures and commands are in none."""
 LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "triton")
 
 
-def source_files() -> list[Path]:
-    """The files of `SOURCES` that exist, in the order of their names."""
-    return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
+def source_files(layer: str = "run") -> list[Path]:
+    """The files that a layer of `SOURCES` rests on, in the order of their names."""
+    names = list(SOURCES)
+    layers = names[: names.index(layer) + 1]
+    return sorted(path for name in layers for pattern in SOURCES[name] for path in PACKAGE.glob(pattern))
 
 
-def source_hash() -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of the code that decides results.
+def source_hash(layer: str = "run") -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the code that decides results of a layer.
 
     Comments, docstrings and blank lines are left out: they change no result.
     """
     digest = hashlib.sha256()
-    for path in source_files():
+    for path in source_files(layer):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0")
         digest.update(bare_code(path.read_text(encoding="utf-8")).encode() + b"\0")
     return digest.hexdigest()[:16]
@@ -72,12 +79,12 @@ def bare_code(source: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-LOADED = source_hash()
-"""`source_hash` when this process started: the code it runs, even if files are edited meanwhile."""
+LOADED = {layer: source_hash(layer) for layer in SOURCES}
+"""`source_hash` of each layer when this process started: the code it runs, even if files are edited."""
 
 
-def commit() -> dict:
-    """The git commit of the checkout and whether the files of `SOURCES` differ from it.
+def commit(layer: str = "run") -> dict:
+    """The git commit of the checkout and whether the files of the layer differ from it.
 
     Both are None where there is no git or no repository.
     """
@@ -87,7 +94,7 @@ def commit() -> dict:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", *map(str, source_files()))
+        changed = git("status", "--porcelain", "--", *map(str, source_files(layer)))
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
@@ -159,12 +166,13 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def collect(*, seconds: float, tokens: int, **more) -> dict:
+def collect(*, seconds: float, tokens: int, layer: str = "run", **more) -> dict:
     """The evidence of one run, as plain JSON types.
 
     Args:
         seconds: wall-clock time of the training alone.
         tokens: tokens trained on in that time.
+        layer: the layer of `SOURCES` whose code gave the result.
         more: further facts about the execution, such as the number of devices.
 
     Returns:
@@ -172,8 +180,8 @@ def collect(*, seconds: float, tokens: int, **more) -> dict:
         peak_memory_bytes, date (UTC, ISO 8601) and ``more``.
     """
     return {
-        "source_hash": LOADED,
-        **commit(),
+        "source_hash": LOADED[layer],
+        **commit(layer),
         "versions": versions(),
         "device": device_name(),
         "seconds": seconds,

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid import frames, pool, provenance
-from hybrid.config import RunSpec
+from hybrid import frames, kinds, pool, provenance
 from hybrid.cost import parameters
+from hybrid.specs import Spec
 from hybrid.store import Result, Store, StoreError, home, write_atomically
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RunError(RuntimeError):
 
 
 def train_one(
-    spec: RunSpec,
+    spec: Spec,
     train: Trainer | None = None,
     *,
     recompute: bool = False,
@@ -53,7 +53,7 @@ def train_one(
 
     Args:
         spec: what to run.
-        train: the trainer; None is `hybrid.training.fit`.
+        train: the trainer; None is that of the spec's kind (`hybrid.kinds`).
         recompute: train even if there is a stored result, and replace it.
         progress: let the trainer draw its progress bar.
         store: where the result is looked for and kept; None is ``Store()``.
@@ -63,8 +63,7 @@ def train_one(
             be kept elsewhere.
     """
     store = store or Store()
-    if train is None:
-        from hybrid.training import fit as train
+    train = train or kinds.trainer(spec.kind)
     folder = work_folder(spec)
     if _rank() > 0:
         stored = None if recompute else store.read(spec)
@@ -86,7 +85,7 @@ def train_one(
 
 
 def collect(
-    specs: Iterable[RunSpec],
+    specs: Iterable[Spec],
     *,
     workers: int | None = None,
     recompute: bool = False,
@@ -109,7 +108,7 @@ def collect(
         minutes: stop after this time; 0 reads only. Runs under way are ended, and the next call goes
             on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
-        train: the trainer; None is `hybrid.training.fit`.
+        train: the trainer; None is that of the spec's kind (`hybrid.kinds`).
         store: where results are looked for and kept; None is ``Store()``.
 
     Returns:
@@ -139,12 +138,12 @@ def collect(
     return frames.one_row_a_run(results)
 
 
-def curves(specs: Iterable[RunSpec]) -> pandas.DataFrame:
+def curves(specs: Iterable[Spec]) -> pandas.DataFrame:
     """Learning curves of the stored results of these specs: one row a point, beside the run's columns."""
     return frames.one_row_an_entry([(result, result.curve) for result in _stored(specs)], "curve")
 
 
-def detail(specs: Iterable[RunSpec], key: str) -> pandas.DataFrame:
+def detail(specs: Iterable[Spec], key: str) -> pandas.DataFrame:
     """A metric that is a table, such as ``"recall_by"``: one row an entry, beside the run's columns.
 
     Specs without a stored result and runs that failed before they were measured have no rows.
@@ -158,7 +157,7 @@ def detail(specs: Iterable[RunSpec], key: str) -> pandas.DataFrame:
     return frames.one_row_an_entry([(result, result.metrics.get(key, [])) for result in results], key)
 
 
-def write_specs(specs: Iterable[RunSpec], folder: str | Path) -> list[Path]:
+def write_specs(specs: Iterable[Spec], folder: str | Path) -> list[Path]:
     """Write one ``<run_id>.json`` a spec, for `read_spec`; a file that is there already is left alone."""
     paths = []
     for spec in _distinct(specs):
@@ -169,20 +168,20 @@ def write_specs(specs: Iterable[RunSpec], folder: str | Path) -> list[Path]:
     return paths
 
 
-def read_spec(path: str | Path) -> RunSpec:
+def read_spec(path: str | Path) -> Spec:
     """Read a file of `write_specs`. Raises ``ValueError`` naming the file when it is no spec."""
     try:
-        return RunSpec.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return kinds.read(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no run spec: {error}") from error
 
 
-def work_folder(spec: RunSpec) -> Path:
+def work_folder(spec: Spec) -> Path:
     """Where a run keeps its checkpoints, below `work_root`.
 
     Its name ends with the source hash: a checkpoint of other code is not resumed.
     """
-    return work_root() / spec.run_id / provenance.LOADED
+    return work_root() / spec.run_id / provenance.LOADED[spec.layer]
 
 
 def work_root() -> Path:
@@ -190,7 +189,7 @@ def work_root() -> Path:
     return Path(os.environ.get("HYBRID_CACHE") or home() / "_build" / "runs")
 
 
-def runs_a_gpu(spec: RunSpec, memory: int) -> int:
+def runs_a_gpu(spec: Spec, memory: int) -> int:
     """How many runs like this one a GPU with `memory` bytes holds side by side, at least one.
 
     An upper bound of what a run holds: 16 bytes a parameter (weights, gradients and two moments in
@@ -204,7 +203,7 @@ def runs_a_gpu(spec: RunSpec, memory: int) -> int:
 
 
 @contextmanager
-def _claim(spec: RunSpec) -> Iterator[None]:
+def _claim(spec: Spec) -> Iterator[None]:
     """Hold the run's lock, which the operating system takes back from a process that dies."""
     from filelock import FileLock
 
@@ -228,7 +227,7 @@ def _rank() -> int:
 
 
 def _train(
-    specs: list[RunSpec], job: Callable, workers: int | None, minutes: float | None, progress: bool
+    specs: list[Spec], job: Callable, workers: int | None, minutes: float | None, progress: bool
 ) -> None:
     from tqdm import tqdm
 
@@ -249,13 +248,12 @@ def _train(
     if failures:
         lines = [f"{len(failures)} of {finished} runs gave no result; the others are stored:"]
         for spec, error in failures.items():
-            name = f"{spec.run_id} ({spec.model.mixer} {spec.model.layout}, seed {spec.seed})"
-            lines.append(f"  {name}: {error.strip().splitlines()[-1]}")
+            lines.append(f"  {spec.run_id} ({spec.title}): {error.strip().splitlines()[-1]}")
         first = next(iter(failures.values())).strip()
         raise RunError("\n".join([*lines, "In full, the first:", first] if "\n" in first else lines))
 
 
-def _environments(workers: int | None, specs: list[RunSpec]) -> list[dict[str, str]]:
+def _environments(workers: int | None, specs: list[Spec]) -> list[dict[str, str]]:
     """Environment variables of each worker: its share of the CPU cores, its GPU in turn."""
     import torch
 
@@ -274,14 +272,14 @@ def _environments(workers: int | None, specs: list[RunSpec]) -> list[dict[str, s
     return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(workers)]
 
 
-def _stored(specs: Iterable[RunSpec]) -> list[Result]:
+def _stored(specs: Iterable[Spec]) -> list[Result]:
     store = Store()
     return [result for spec in _distinct(specs) if (result := store.read(spec))]
 
 
-def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
+def _distinct(specs: Iterable[Spec]) -> list[Spec]:
     specs = list(dict.fromkeys(specs))
     for spec in specs:
-        if not isinstance(spec, RunSpec):
-            raise ValueError(f"specs must be RunSpecs; got {spec!r}")
+        if not isinstance(spec, Spec):
+            raise ValueError(f"specs must be run specs; got {spec!r}")
     return specs

@@ -10,18 +10,19 @@ from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from hybrid.config import RunSpec
 from hybrid.layout import Layout
 
 
 class Spec:
-    """Base of the frozen dataclasses that describe work whose result is stored, other than a training run.
+    """Base of the frozen dataclasses that describe work whose result is stored.
 
     Fields are numbers, strings, tuples, layouts, configs, run specs and other specs.
     """
 
     kind: ClassVar[str]
-    """Name of the kind in stored files; see `hybrid.store.KINDS`."""
+    """Name of the kind in stored files; see `hybrid.kinds`."""
+    layer: ClassVar[str]
+    """The layer of `hybrid.provenance.SOURCES` that its results rest on."""
 
     @property
     def run_id(self) -> str:
@@ -30,14 +31,39 @@ class Spec:
         text = json.dumps([self.kind, _canonical(self)], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def title(self) -> str:
+        """A few words for messages and tables."""
+        about = self.columns()
+        words = [str(about[name]) for name in ("selector", "branch", "layout") if name in about]
+        return f"{' '.join([self.kind, *words])}, seed {about.get('seed', 0)}"
+
+    def columns(self) -> dict:
+        """What a table says of it: every field that is one value, alternatives by their kind and fields,
+        and what the specs inside say, unless the name is taken."""
+        found, inside = {}, {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Spec):
+                found[field.name] = value.run_id
+                inside |= value.columns()
+            elif isinstance(value, Choice):
+                found[field.name] = value.kind
+                found |= {f"{field.name}_{name}": item for name, item in vars(value).items() if _single(item)}
+            elif isinstance(value, Layout):
+                found |= {field.name: str(value), "full_blocks": len(value.full), "depth": len(value)}
+            elif _single(value):
+                found[field.name] = value
+        return {name: item for name, item in inside.items() if name not in found} | found
+
     def to_dict(self) -> dict:
-        """Plain JSON types, every field present; `from_dict` reads it back."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        """Plain JSON types, every field present, and the kind; `hybrid.kinds.read` reads it back."""
+        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
         """The inverse of `to_dict`. Raises ``ValueError`` naming an unknown or missing field."""
-        return _read(cls, values)
+        return _fields(cls, {name: item for name, item in values.items() if name != "kind"})
 
 
 class Choice(ABC):
@@ -53,12 +79,16 @@ def _canonical(value: Any) -> Any:
     return _tag(value) | {name: _inside(item) for name, item in changed.items()}
 
 
+def _single(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
 def _tag(value: Any) -> dict:
     return {"kind": value.kind} if isinstance(value, Choice) else {}
 
 
 def _inside(value: Any) -> Any:
-    if isinstance(value, (RunSpec, Spec)):
+    if isinstance(value, Spec):
         return value.run_id
     if isinstance(value, Layout):
         return str(value)
@@ -70,7 +100,7 @@ def _default(field) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (RunSpec, Spec)):
+    if isinstance(value, Spec):
         return value.to_dict()
     if isinstance(value, Layout):
         return str(value)
@@ -81,21 +111,25 @@ def _plain(value: Any) -> Any:
 
 def _read(kind: type, values: Any) -> Any:
     """A value of that type from its plain form."""
-    if isinstance(kind, type) and issubclass(kind, Choice) and isinstance(values, dict):
+    if values is None or not (is_dataclass(kind) or issubclass(kind, Choice)):
+        return tuple(_tuples(values)) if isinstance(values, list) else values
+    if kind is Layout:
+        return Layout.parse(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
+    if issubclass(kind, Spec):
+        return kind.from_dict(values)
+    if issubclass(kind, Choice):
         chosen = {c.kind: c for c in kind.__subclasses__()}
         if values.get("kind") not in chosen:
             allowed = ", ".join(sorted(chosen))
             raise ValueError(f"unknown {kind.__name__} {values.get('kind')!r}; allowed: {allowed}")
         kind = chosen[values["kind"]]
         values = {name: item for name, item in values.items() if name != "kind"}
-    if values is None or not is_dataclass(kind):
-        return tuple(_tuples(values)) if isinstance(values, list) else values
-    if kind is Layout:
-        return Layout.parse(values)
-    if kind is RunSpec:
-        return RunSpec.from_dict(values)
-    if not isinstance(values, dict):
-        raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
+    return _fields(kind, values)
+
+
+def _fields(kind: type, values: dict) -> Any:
     types = _types(kind)
     for name in values:
         if name not in types:
@@ -119,5 +153,5 @@ def _types(kind: type) -> dict[str, type]:
 
 def _one(hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
-        return next(part for part in get_args(hint) if part is not type(None))
-    return hint
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    return get_origin(hint) or hint

@@ -45,8 +45,8 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
     ]
     failed = [run for run in runs.values() if run.status == "failed"]
     if failed:
-        rows = [[r.run_id, r.spec.model.mixer, r.spec.model.layout, r.spec.seed, r.message] for r in failed]
-        parts += ["### Failed\n", table(["Run", "Mixer", "Layout", "Seed", "Why"], rows)]
+        rows = [[r.run_id, r.spec.title, r.message] for r in failed]
+        parts += ["### Failed\n", table(["Run", "What", "Why"], rows)]
     if unreadable:
         parts += ["### Unreadable files\n", table(["File", "Why"], unreadable)]
     if records := provenance.verifications():

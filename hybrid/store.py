@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 
-from hybrid.config import RunSpec
+from hybrid import kinds
+from hybrid.specs import Spec
 
 STATUSES = ("done", "failed")
 PROBE_BYTES = 1 << 18
@@ -39,8 +40,8 @@ class Result:
     """
 
     run_id: str
-    """`RunSpec.run_id` of the spec."""
-    spec: RunSpec
+    """`Spec.run_id` of the spec."""
+    spec: Spec
     """What was run."""
     status: str
     """ "done", or "failed" where training diverged."""
@@ -85,7 +86,7 @@ class Result:
             if not isinstance(parts, dict) or not isinstance(parts.get(name), kind):
                 raise ValueError(f"a result needs {name!r}, a JSON {kind.__name__}")
         try:
-            spec = RunSpec.from_dict(parts["spec"])
+            spec = kinds.read(parts["spec"])
         except (TypeError, AttributeError) as error:
             raise ValueError(f"its spec cannot be read: {error}") from error
         return cls(**{name: parts[name] for name in types} | {"spec": spec})
@@ -136,11 +137,11 @@ class Store:
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("HYBRID_RESULTS") or home() / "book" / "results")
 
-    def path(self, spec: RunSpec) -> Path:
+    def path(self, spec: Spec) -> Path:
         """Where the result of a spec is kept."""
         return self.root / "runs" / f"{spec.run_id}.json"
 
-    def read(self, spec: RunSpec) -> Result | None:
+    def read(self, spec: Spec) -> Result | None:
         """The stored result of a spec, or None.
 
         A file that is cut short, is no result, or is the result of another spec is named in a

@@ -77,6 +77,8 @@ def fit(
     module = LitHybridLM(spec)
     curve = LearningCurve(lambda module: evaluate(module.model, data, CURVE_SEQUENCES, home))
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
+    # Text is read, or refused, before the clock of the training starts.
+    fingerprint = data.corpus.fingerprint if spec.task.recall_fraction < 1 else None
     status, message, metrics = "done", "", {}
     try:
         trainer = train(module, data, curve, folder=checkpoint_dir, progress=progress, **spread)
@@ -88,8 +90,8 @@ def fit(
             module.model.save_pretrained(weights)
     except Diverged as error:
         status, message = "failed", str(error)
-    if spec.task.recall_fraction < 1:
-        metrics["corpus_fingerprint"] = data.corpus.fingerprint
+    if fingerprint is not None:
+        metrics["corpus_fingerprint"] = fingerprint
     metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
     tokens = spec.train.steps * spec.train.batch_size * spec.task.seq_len
     evidence = provenance.collect(

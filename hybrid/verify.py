@@ -13,9 +13,10 @@ from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 
-from hybrid import frames, provenance, runs
+from hybrid import frames, kinds, provenance, runs
 from hybrid.config import RunSpec
 from hybrid.provenance import Verification
+from hybrid.specs import Spec
 from hybrid.store import Result, Store
 from hybrid.studies import study
 
@@ -90,8 +91,7 @@ class Report:
                 "run": c.stored.run_id,
                 "code": c.stored.provenance.get("source_hash"),
                 "family": frames.variety(c.stored),
-                "layout": c.stored.spec.model.layout,
-                "seed": c.stored.spec.seed,
+                "what": c.stored.spec.title,
                 "outcome": c,
             }
             for c in self.comparisons
@@ -100,7 +100,7 @@ class Report:
         lines += [f"{c.stored.run_id}: {c.origins()}" for c in self._unequal]
         for old, group in _by_code(self.comparisons).items():
             if old in self.records:
-                lines.append(f"{old} counts as {provenance.LOADED}: {self.records[old]}")
+                lines.append(f"{old} counts as {_today(group)}: {self.records[old]}")
             else:
                 equal = sum(c.equal for c in group)
                 lines.append(f"{old}: {equal} of {len(group)} equal; nothing is recorded")
@@ -155,7 +155,7 @@ def verify(
     return Report(comparisons, records)
 
 
-def choose(specs: Iterable[RunSpec]) -> list[Result]:
+def choose(specs: Iterable[Spec]) -> list[Result]:
     """Of the stale results of these specs, one for each source hash and variety (`hybrid.frames.variety`).
 
     Preferred are runs that did not diverge, then models of several kinds of blocks, then the run that was
@@ -165,7 +165,8 @@ def choose(specs: Iterable[RunSpec]) -> list[Result]:
     found = [result for spec in specs if (result := store.read(spec)) and stale(result)]
 
     def preference(result: Result) -> tuple:
-        one_kind = len(set(result.spec.model.layout.letters)) == 1
+        run = result.spec
+        one_kind = not isinstance(run, RunSpec) or len(set(run.model.layout.letters)) == 1
         return result.status != "done", one_kind, result.provenance.get("date", ""), result.run_id
 
     best: dict[tuple[str, str], Result] = {}
@@ -202,16 +203,15 @@ _ABSENT = object()
 def _folder() -> Path:
     """Where recomputed results lie: what another machine, library or code gave lies elsewhere."""
     machine = provenance.device_name().partition(",")[0]
-    about = json.dumps([provenance.LOADED, machine, provenance.versions()])
+    about = json.dumps([provenance.LOADED["selection"], machine, provenance.versions()])
     return runs.work_root() / "verify" / hashlib.sha256(about.encode()).hexdigest()[:12]
 
 
 def _train_alike(
-    spec: RunSpec, *, train: runs.Trainer | None, threads: dict[str, int | None], **options
+    spec: Spec, *, train: runs.Trainer | None, threads: dict[str, int | None], **options
 ) -> Result:
     """Train with the number of threads of the stored result, on which the last digits may depend."""
-    if train is None:
-        from hybrid.training import fit as train
+    train = train or kinds.trainer(spec.kind)
     if count := threads[spec.run_id]:
         import torch
 
@@ -219,9 +219,9 @@ def _train_alike(
     return train(spec, **options)
 
 
-def _again(store: Store, spec: RunSpec) -> Result | None:
+def _again(store: Store, spec: Spec) -> Result | None:
     result = store.read(spec)
-    if result and result.provenance.get("source_hash") != provenance.LOADED:
+    if result and result.provenance.get("source_hash") != provenance.LOADED[spec.layer]:
         warnings.warn(f"the code changed while {spec.run_id} was recomputed: it does not count", stacklevel=3)
         store.path(spec).unlink()
         return None
@@ -235,13 +235,18 @@ def _by_code(comparisons: list[Comparison]) -> dict[str, list[Comparison]]:
     return groups
 
 
+def _today(comparisons: list[Comparison]) -> str:
+    """Today's hash of the layer that the results of one older hash rest on."""
+    return provenance.LOADED[comparisons[0].stored.spec.layer]
+
+
 def _record(old: str, comparisons: list[Comparison]) -> Verification:
     return Verification(
         old=old,
-        new=provenance.LOADED,
+        new=_today(comparisons),
         runs={frames.variety(c.stored): c.stored.run_id for c in comparisons},
         devices=sorted({c.again.provenance.get("device", "") for c in comparisons}),
         versions=provenance.versions(),
-        **provenance.commit(),
+        **provenance.commit(comparisons[0].stored.spec.layer),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )

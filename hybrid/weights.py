@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid import provenance
-from hybrid.config import RunSpec
 from hybrid.specs import Spec
 from hybrid.store import home
 
 
-def kept(spec: RunSpec | Spec, make: Callable[[Path, Path], None]) -> Path:
+def kept(spec: Spec, make: Callable[[Path, Path], None]) -> Path:
     """The folder with the weights of a spec; made by ``make(folder, checkpoints)`` if there is none.
 
     One process makes them while the others wait. They appear whole or not at all; a process that is
@@ -23,7 +22,7 @@ def kept(spec: RunSpec | Spec, make: Callable[[Path, Path], None]) -> Path:
     from filelock import FileLock
 
     root = Path(os.environ.get("HYBRID_CACHE") or home() / "_build" / "runs") / "weights"
-    folder = root / f"{spec.run_id}-{provenance.LOADED}"
+    folder = root / f"{spec.run_id}-{provenance.LOADED[spec.layer]}"
     if folder.exists():
         return folder
     root.mkdir(parents=True, exist_ok=True)

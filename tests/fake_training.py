@@ -22,7 +22,7 @@ def result(spec, **changes):
     parts = {
         "metrics": {"recall": 0.5 + spec.seed / 100, "recall_by": [{"pairs": 4, "accuracy": 0.25, "n": 64}]},
         "curve": [{"step": 10, "recall": 0.1}, {"step": 20, "recall": 0.5}],
-        "provenance": {"source_hash": LOADED, "seconds": 2.0, "versions": {"python": "3"}},
+        "provenance": {"source_hash": LOADED["run"], "seconds": 2.0, "versions": {"python": "3"}},
     }
     return Result(spec.run_id, spec, **{"status": "done", **parts, **changes})
 

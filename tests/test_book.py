@@ -165,7 +165,7 @@ def test_the_status_page_lists_verified_equalities(written):
         patch.setenv("HYBRID_RESULTS", str(written.folder / "results"))
         Verification(
             old="0" * 16,
-            new=LOADED,
+            new=LOADED["run"],
             runs={"gated_deltanet": spec(0).run_id},
             devices=["a CPU, 1 thread", "a CPU, 2 threads"],
             versions={"torch": "9.9"},
@@ -179,7 +179,7 @@ def test_the_status_page_lists_verified_equalities(written):
     assert "| `0000000000000000` (stale) | a CPU | 1 |" in page
     recomputed = f"1: {spec(0).run_id} (gated_deltanet)"
     where = "a CPU, 1 thread; a CPU, 2 threads | 9.9 | 2026-01-02 03:04:05 UTC"
-    assert f"| `0000000000000000` | `{LOADED}` | {recomputed} | {where} |" in page
+    assert f"| `0000000000000000` | `{LOADED['run']}` | {recomputed} | {where} |" in page
 
 
 def test_the_status_page_names_what_is_missing_or_broken(written):

@@ -96,7 +96,7 @@ def test_the_table_holds_the_spec_the_metrics_and_the_evidence():
             spec(seed=3, layout="LLLF", lr=2e-3, conv=4),
             metrics={"recall": 0.25, "parameters": 1234, "recall_by": [{"pairs": 4, "accuracy": 0.25}]},
             provenance={
-                "source_hash": provenance.LOADED,
+                "source_hash": provenance.LOADED["run"],
                 "device": "CPU",
                 "seconds": 2.0,
                 "precision": "32-true",

@@ -31,7 +31,7 @@ def stored(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "work"))
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(provenance, "source_hash", lambda: LOADED)
+    monkeypatch.setattr(provenance, "source_hash", LOADED.__getitem__)
 
     def stored(*results):
         for one in results:
@@ -128,7 +128,7 @@ def test_equal_runs_leave_a_record_that_covers_their_families_alone(stored):
     record = kept[report.records[OLD]]
     assert record.pop("date") > "2026" and record == {
         "old": OLD,
-        "new": LOADED,
+        "new": LOADED["run"],
         "runs": {"full": spec(2, layout="FFF").run_id, "gated_deltanet": spec(0).run_id},
         "devices": [""],
         "versions": provenance.versions(),
@@ -157,13 +157,13 @@ def test_a_difference_in_the_last_digit_is_named_and_nothing_is_recorded_of_its_
     report = recompute()
     printed = str(report)
     rows = {line.split()[0]: line.split() for line in printed.splitlines()[1:4]}
-    assert rows[full.run_id] == [full.run_id, OLD, "full", "FFF", "1", "equal"]
-    assert rows[spec(0).run_id][2:5] == ["gated_deltanet", "LLF", "0"]
-    assert " ".join(rows[spec(0).run_id][5:]) == "differs by up to 2.0e-06, first in metrics.recall"
+    assert rows[full.run_id] == [full.run_id, OLD, "full", "gated_deltanet", "FFF,", "seed", "1", "equal"]
+    assert rows[spec(0).run_id][2:7] == ["gated_deltanet", "gated_deltanet", "LLF,", "seed", "0"]
+    assert " ".join(rows[spec(0).run_id][7:]) == "differs by up to 2.0e-06, first in metrics.recall"
     assert f"{spec(0).run_id}: device a GPU then, None now\n" in printed
     assert f"{OLD}: 1 of 2 equal; nothing is recorded" in printed
     (record,) = (Store().root / "verified").iterdir()
-    assert f"{OLDER} counts as {LOADED}: {record}" in printed and list(report.records) == [OLDER]
+    assert f"{OLDER} counts as {LOADED['run']}: {record}" in printed and list(report.records) == [OLDER]
     assert stale(spec(0), full, spec(2)) == [True, True, False]
     assert files() == before and report.differs
 
@@ -218,7 +218,7 @@ def test_a_chain_of_records_leads_to_todays_code(stored):
     stored(old(spec(0), OLDER), old(spec(1, layout="FFF"), OLDER), old(spec(2), OLD))
     paths = [
         record(OLDER, OLD, "gated_deltanet", "full").write(),
-        record(OLD, LOADED, "gated_deltanet").write(),
+        record(OLD, LOADED["run"], "gated_deltanet").write(),
     ]
     every = [spec(0), spec(1, layout="FFF"), spec(2)]
     assert stale(*every) == [False, True, False]
@@ -237,7 +237,7 @@ def test_a_real_training_is_recomputed_digit_for_digit(stored, capsys):
     command = ["verify", "--study", "fake", "--workers", "1"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[1].endswith(" equal") and f"{OLD} counts as {LOADED}" in printed
+    assert printed.splitlines()[1].endswith(" equal") and f"{OLD} counts as {LOADED['run']}" in printed
     assert stale(tiny) == [False]
     (path,) = (Store().root / "verified").iterdir()
     assert json.loads(path.read_text())["devices"] == [made.provenance["device"]]

@@ -66,6 +66,7 @@ class SelectSpec(Spec):
     """One selector on one teacher with one set of second mixers."""
 
     kind = "select"
+    layer = "selection"
 
     align: AlignSpec
     """The teacher and the second mixers."""

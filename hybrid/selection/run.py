@@ -46,5 +46,5 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
         "selection_tokens": found.tokens,
         **found.tables,
     }
-    evidence = provenance.collect(seconds=seconds, tokens=found.tokens)
+    evidence = provenance.collect(seconds=seconds, tokens=found.tokens, layer=spec.layer)
     return Result(spec.run_id, spec, "done", "", metrics, found.curve, evidence)
