@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hybrid.config import ModelConfig, TaskConfig
 from hybrid.data import suite
 from hybrid.data.corpus import text_vocab
 from hybrid.data.module import TaskData, stream
-from hybrid.data.recall import IGNORED
 
 EVAL_SEED = 20_260_629
 """Seeds the questions of every measurement, so that all models answer the same ones."""
@@ -57,11 +57,33 @@ class Passkeys:
                     f"got {short[0]!r}"
                 )
 
+    def check(self, model: ModelConfig, task: TaskConfig) -> None:
+        """Raises ``ValueError`` when the task has too few symbols for these passkeys, or the model no
+        embedding for the mark that asks."""
+        half = task.recall_vocab // 2
+        if self.keys > half:
+            raise ValueError(
+                f"{self.keys} passkeys of {self.size} symbols need a recall_vocab of at least "
+                f"{2 * self.keys}; got {task.recall_vocab}"
+            )
+        needed = text_vocab(task) + task.recall_vocab + 1
+        if model.vocab_size < needed:
+            raise ValueError(
+                f"passkeys need a model with a vocab_size of at least {needed}; got {model.vocab_size}"
+            )
+
     def train_batch(self, data: TaskData, step: int) -> dict[str, torch.Tensor]:
         """Batch ``step`` of the texts that gates are learnt on, made of the training text of ``data``."""
-        rng = stream(data.seed, "train", step, *b"passkeys")
-        length = int(rng.choice(self.lengths))
+        rng, length = self._drawn(data, step)
         return self._batch(rng, data, data.corpus.train, length, data.rows)
+
+    def length(self, data: TaskData, step: int) -> int:
+        """Tokens of a text of batch ``step``."""
+        return self._drawn(data, step)[1]
+
+    def _drawn(self, data: TaskData, step: int) -> tuple[np.random.Generator, int]:
+        rng = stream(data.seed, "train", step, *b"passkeys")
+        return rng, int(rng.choice(self.lengths))
 
     def eval_batches(
         self, data: TaskData, length: int, sequences: int | None = None
@@ -86,11 +108,16 @@ class Passkeys:
                 rng, symbols, length, keys=self.keys, queries=self.keys, value_size=self.size
             )
             inputs, labels, _ = suite.sequence(sample)
-            made.append((inputs, labels, _distances(sample.context, inputs, labels)))
+            made.append((inputs, labels, _distances(sample)))
         ids, labels, distance = (torch.from_numpy(np.array(part)) for part in zip(*made, strict=True))
         return {"input_ids": ids, "labels": labels, "distance": distance}
 
 
-def _distances(context: list[int], inputs: list[int], labels: list[int]) -> list[int]:
-    """Values are all different, so the first place of a label in the context is that of its passkey."""
-    return [0 if y == IGNORED else t - context.index(y) for t, y in enumerate(labels)]
+def _distances(sample: suite.Sample) -> list[int]:
+    """Passkeys may share symbols, so each is found by its key, which stands in the text once."""
+    distances = [0] * len(sample.context)
+    for (*mark, key), passkey in sample.turns:
+        asked = len(distances) + len(mark)
+        here = sample.context.index(key) + 1
+        distances += [0] * len(mark) + [asked - here] * len(passkey) + [0]
+    return distances
