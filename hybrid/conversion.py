@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.data.passkeys import Passkeys
 from hybrid.layout import Layout
+from hybrid.mixers.norms import full_precision
 from hybrid.model import HybridLM
 from hybrid.specs import Spec
 
@@ -48,6 +49,7 @@ class AlignSpec(Spec):
     """Stage 1: a second mixer beside every attention of a teacher, taught to give the same output."""
 
     kind = "align"
+    layer = "conversion"
 
     teacher: RunSpec
     """The run that trains the teacher."""
@@ -73,6 +75,7 @@ class HybridSpec(Spec):
     """Stages 2 and 3: the hybrid of a layout learns the teacher's predictions, then longer texts."""
 
     kind = "hybrid"
+    layer = "conversion"
 
     align: AlignSpec
     """Where both branches come from."""
@@ -222,7 +225,8 @@ class Morphable(nn.Module):
             elif fixed and gate == 0:
                 y = self.second(index, normed, shared)
             else:
-                y = gate * self.full(index, normed) + (1 - gate) * self.second(index, normed, shared)
+                full, second = self.full(index, normed), self.second(index, normed, shared)
+                y = gate * full_precision(full) + (1 - gate) * full_precision(second)
             outputs.append(y)
             x = x + y
             x = x + block.mlp(block.mlp_norm(x))

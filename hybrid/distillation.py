@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -51,11 +52,12 @@ class LitDistill(LitModule):
 
     def __init__(self, teacher: HybridLM, model: HybridLM, stage: Stage) -> None:
         super().__init__(stage.train)
-        self.teacher, self.model = teacher.requires_grad_(False), model
+        # A function, not a module: Lightning neither moves nor saves what is not taught.
+        self.target, self.model = torch.no_grad()(teacher.forward), model
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         ids = batch["input_ids"]
-        p = self.teacher(ids).logits.float().log_softmax(-1).flatten(0, 1)
+        p = self.target(ids).logits.float().log_softmax(-1).flatten(0, 1)
         q = self.model(ids).logits.float().log_softmax(-1).flatten(0, 1)
         return F.kl_div(q, p, reduction="batchmean", log_target=True)
 
@@ -78,7 +80,10 @@ def teacher(spec: RunSpec) -> HybridLM:
     """
 
     def make(folder: Path, checkpoints: Path) -> None:
-        result = training.fit(spec, checkpoint_dir=checkpoints, weights=folder, progress=False)
+        with warnings.catch_warnings():
+            # Only this package reads these weights.
+            warnings.filterwarnings("ignore", "saved as model_type")
+            result = training.fit(spec, checkpoint_dir=checkpoints, weights=folder, progress=False)
         Store().write(result)
         if result.status != "done":
             raise ValueError(f"the run {spec.run_id} cannot be a teacher: {result.message}")
@@ -88,8 +93,10 @@ def teacher(spec: RunSpec) -> HybridLM:
 
 def aligned(spec: AlignSpec, progress: bool = False) -> Morphable:
     """The teacher with its second mixers, taught now if their weights are not kept; all of it frozen."""
+    source = teacher(spec.teacher)
+    # After the teacher, whose training, if it happens now, draws from the same stream.
     torch.manual_seed(spec.seed)
-    morphable = Morphable(teacher(spec.teacher), spec.branch, spec.window).to(device())
+    morphable = Morphable(source, spec.branch, spec.window).to(device())
 
     def make(folder: Path, checkpoints: Path) -> None:
         data = stage_data(spec.teacher, spec.stage, "align", spec.seed)
@@ -124,7 +131,7 @@ def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress
         "error": sum(row["error"] / row["power"] for row in rows) / len(rows),
         "carried": len(morphable.carried),
     }
-    evidence = provenance.collect(seconds=state["seconds"], tokens=tokens)
+    evidence = provenance.collect(seconds=state["seconds"], tokens=tokens, layer=spec.layer)
     return Result(spec.run_id, spec, "done", "", metrics, state["curve"], evidence)
 
 
@@ -153,7 +160,10 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
     - ``passkey_by``: the rows of `passkey_accuracy` at each of them, beside their ``stage``.
 
     A stage whose loss was not finite makes the result "failed".
+
+    Raises ``ValueError`` when the teacher cannot read the passkeys.
     """
+    spec.passkeys.check(spec.align.teacher.model, spec.align.teacher.task)
     root, run = Path(checkpoint_dir) if checkpoint_dir is not None else None, spec.align.teacher
     morphable = aligned(spec.align)
     model = morphable.hybrid(spec.layout, drop_rope=spec.drop_rope)
@@ -184,7 +194,6 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
             model.train()
             train(module(stage), batches, course, folder=folder, progress=progress)
             model.to(device())
-            morphable.to(device())
             seconds += course.seconds
             tokens += stage_tokens(run, stage)
             curve.extend({"stage": name} | point for point in course.curve)
@@ -193,7 +202,7 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
     except Diverged as error:
         status, message = "failed", str(error)
     metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
-    evidence = provenance.collect(seconds=seconds, tokens=tokens)
+    evidence = provenance.collect(seconds=seconds, tokens=tokens, layer=spec.layer)
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 
 
