@@ -32,8 +32,9 @@ def _runs(args: argparse.Namespace) -> int:
         minutes=args.minutes,
         recompute=args.recompute,
     )
-    shown = [c for c in ("run_id", "mixer", "layout", "seed", "lr", "status") if c in frame]
-    shown += [c for c in ("loss_bits_per_byte", "recall", "seconds", "stale") if c in frame]
+    shown = ("run_id", "mixer", "branch", "selector", "method", "units", "share", "layout", "seed", "lr")
+    shown += ("status", "loss_bits_per_byte", "recall", "passkey", "seconds", "stale")
+    shown = [column for column in shown if column in frame]
     print(frame[shown].to_string(index=False))
     return 0
 

@@ -190,16 +190,19 @@ def work_root() -> Path:
 
 
 def runs_a_gpu(spec: Spec, memory: int) -> int:
-    """How many runs like this one a GPU with `memory` bytes holds side by side, at least one.
+    """How many runs like this one a GPU with `memory` bytes holds side by side, at least one; what starts
+    from a run, as a conversion from its teacher, is counted as three of it.
 
     An upper bound of what a run holds: 16 bytes a parameter (weights, gradients and two moments in
     float32), `CHANNEL_BYTES` for each channel, block and token of a pass, 10 bytes for each of its
     logits (bfloat16, their float32 copy and its gradient), and `PROCESS_BYTES`.
     """
-    model, train = spec.model, spec.train
+    model, train = spec.root.model, spec.root.train
+    copies = 1 if spec.root is spec else 3
     tokens = train.batch_size // train.accumulate * spec.task.seq_len
     activations = tokens * (CHANNEL_BYTES * model.depth * model.hidden_size + 10 * model.vocab_size)
-    return max(1, int(0.9 * memory) // (16 * parameters(model) + activations + PROCESS_BYTES))
+    each = copies * (16 * parameters(model) + activations) + PROCESS_BYTES
+    return max(1, int(0.9 * memory) // each)
 
 
 @contextmanager

@@ -38,6 +38,12 @@ class Spec:
         words = [str(about[name]) for name in ("selector", "branch", "layout") if name in about]
         return f"{' '.join([self.kind, *words])}, seed {about.get('seed', 0)}"
 
+    @property
+    def root(self) -> Spec:
+        """The run that it starts from: the first one inside; a run is its own."""
+        inside = (getattr(self, field.name) for field in fields(self))
+        return next((value.root for value in inside if isinstance(value, Spec)), self)
+
     def columns(self) -> dict:
         """What a table says of it: every field that is one value, alternatives by their kind and fields,
         and what the specs inside say, unless the name is taken."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from hybrid.config import MIXERS, RunSpec
 from hybrid.layout import Layout
 from hybrid.scales import ARMS, scale
+from hybrid.specs import Spec
 
 SWEEP_SEED = 1000
 """Learning rates are compared on this seed, which no reported number uses."""
@@ -63,11 +64,27 @@ def ratio_labels(depth: int) -> dict[str, str]:
     return {str(Layout.from_ratio(label, depth)): label for label in labels if _fits(label, depth)}
 
 
-STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
+def _of_selection(part: str) -> Callable[[str], list[Spec]]:
+    """A part of the study of layer selection, imported when it is asked for: it brings PyTorch along."""
+
+    def specs(scale_name: str) -> list[Spec]:
+        from hybrid.selection import study
+
+        return study.every(part, scale_name)
+
+    return specs
+
+
+STUDIES: dict[str, Callable[[str], list[Spec]]] = {
     "grid": grid,
     "grid_published": grid_published,
     "learning_rates": learning_rate_sweep,
+    "alignment": _of_selection("alignment"),
+    "selection": _of_selection("selection"),
+    "conversion": _of_selection("conversion"),
+    "consa": _of_selection("consa"),
 }
+"""Name of a study -> its specs at a scale. What a conversion trains follows from stored selections."""
 
 
 NEEDED_BY: dict[str, tuple[str, ...]] = {
@@ -79,7 +96,7 @@ NEEDED_BY: dict[str, tuple[str, ...]] = {
 """Chapter -> the studies it cannot do without; of the others it shows what is stored."""
 
 
-def study(name: str, scale_name: str) -> list[RunSpec]:
+def study(name: str, scale_name: str) -> list[Spec]:
     """The runs of a study at a scale. Raises ``ValueError`` naming the allowed studies and scales."""
     if name not in STUDIES:
         raise ValueError(f"unknown study {name!r}; allowed: {', '.join(STUDIES)}")
