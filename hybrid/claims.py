@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from hybrid.rules.base import Rule
 
 FILE = home() / "book" / "claims.yml"
-COLUMNS = ("id", "section", "claim", "rule", "verdict", "evidence", "reason", "scale", "n", "published")
+COLUMNS = (
+    "id",
+    "paper",
+    "section",
+    "claim",
+    "rule",
+    "verdict",
+    "evidence",
+    "reason",
+    "scale",
+    "n",
+    "published",
+)
 
 WORDS = NAMES | {
     "suite": "the mean of the suite",
@@ -76,7 +88,10 @@ def registry(path: str | Path = FILE) -> list[Claim]:
 
 
 def verdicts(
-    scale: str = "laptop", ids: Sequence[str] | None = None, seeds: Sequence[int] = ()
+    scale: str = "laptop",
+    ids: Sequence[str] | None = None,
+    seeds: Sequence[int] = (),
+    paper: str | None = None,
 ) -> pandas.DataFrame:
     """Decide claims from the runs stored at a scale; nothing is trained.
 
@@ -84,36 +99,41 @@ def verdicts(
         scale: whose grid is read.
         ids: which claims; None is all.
         seeds: which seeds of the grid; empty are the scale's own.
+        paper: arXiv number of the paper whose claims are decided; None is all papers.
 
     Returns:
-        One row a claim with the columns `COLUMNS`: its id, section and sentence, the rule in words, the
-        verdict ("supported", "not supported" or "inconclusive"), the evidence with its interval and n, the
-        reason where it is inconclusive or something is missing, the scale, the number of paired seeds
+        One row a claim with the columns `COLUMNS`: its id, paper, section and sentence, the rule in words,
+        the verdict ("supported", "not supported" or "inconclusive"), the evidence with its interval and n,
+        the reason where it is inconclusive or something is missing, the scale, the number of paired seeds
         (0 where nothing was compared or no run is needed) and where and what the paper prints.
 
-    Raises ``ValueError`` naming an unknown scale or id.
+    Raises ``ValueError`` naming an unknown scale, id or paper.
     """
     import pandas
 
-    from hybrid import scales, studies
-    from hybrid.observations import observed
+    from hybrid import scales
 
     scales.scale(scale)
     claims = {claim.id: claim for claim in registry()}
     for name in ids or ():
         if name not in claims:
             raise ValueError(f"unknown claim {name!r}; allowed: {', '.join(claims)}")
+    papers = list(dict.fromkeys(claim.paper for claim in claims.values()))
+    if paper not in (None, *papers):
+        raise ValueError(f"no claim is of paper {paper!r}; allowed: {', '.join(papers)}")
     chosen = [claims[name] for name in (claims if ids is None else ids)]
-    arms = {arm for claim in chosen if scale in claim.scales for arm in claim.rule.arms()}
-    specs = {arm: studies.grid(scale, seeds=tuple(seeds), arm=arm) for arm in sorted(arms)}
-    runs = observed(specs) if specs else None
+    chosen = [claim for claim in chosen if paper in (None, claim.paper)]
+    seen = _seen([claim.rule for claim in chosen if scale in claim.scales], scale, tuple(seeds))
     rows = []
     for claim in chosen:
         verdict = rules.Verdict(rules.INCONCLUSIVE, "", f"decided at {', '.join(claim.scales)} only")
         if scale in claim.scales:
-            verdict = _with_tasks(claim.rule(runs), claim.rule, runs)
+            runs = seen[claim.rule.reads]
+            verdict = claim.rule(runs)
+            if claim.rule.reads == "grid":
+                verdict = _with_tasks(verdict, claim.rule, runs)
         shown = (verdict.verdict, verdict.evidence, verdict.reason, scale, verdict.n, claim.published)
-        rows.append((claim.id, claim.section, claim.sentence, claim.rule.words(), *shown))
+        rows.append((claim.id, claim.paper, claim.section, claim.sentence, claim.rule.words(), *shown))
     return pandas.DataFrame(rows, columns=COLUMNS)
 
 
@@ -125,9 +145,26 @@ def table(verdicts: Mapping[str, rules.Verdict]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["Claim", "Verdict", "Evidence", "Reason"])
 
 
-def _with_tasks(verdict: rules.Verdict, rule: Rule, runs: pandas.DataFrame | None) -> rules.Verdict:
+def _seen(needed: Sequence[Rule], scale: str, seeds: Sequence[int]) -> dict[str, pandas.DataFrame | None]:
+    """What the rules read, by the name that they say; seeds are those of the grid."""
+    from hybrid import studies
+
+    seen, names = {"nothing": None}, {rule.reads for rule in needed}
+    if "grid" in names:
+        from hybrid.observations import observed
+
+        arms = {arm for rule in needed if rule.reads == "grid" for arm in rule.arms()}
+        seen["grid"] = observed({arm: studies.grid(scale, seeds=seeds, arm=arm) for arm in sorted(arms)})
+    if "selection" in names:
+        from hybrid.selection.observations import observed as chosen
+
+        seen["selection"] = chosen(scale)
+    return seen
+
+
+def _with_tasks(verdict: rules.Verdict, rule: Rule, runs: pandas.DataFrame) -> rules.Verdict:
     """The verdict; its evidence says how many tasks of the suite count, where not all do."""
-    if runs is None or not verdict.evidence:
+    if not verdict.evidence:
         return verdict
     told = runs[runs["metric"].isin(rule.metrics())].drop_duplicates("metric")
     some = [f"{m} over {t} tasks" for m, t in zip(told["metric"], told["tasks"], strict=True) if t]

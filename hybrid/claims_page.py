@@ -13,12 +13,17 @@ from hybrid.status import table
 from hybrid.store import home, write_atomically
 
 PAGE = home() / "book" / "claims.md"
+PAPERS = {
+    "2507.06457": "A Systematic Analysis of Hybrid Linear Attention",
+    "2606.30562": "FlashMorph: Morphing into Hybrid Attention Models",
+    "2606.18056": "ConSA",
+}
+"""arXiv number -> the name of the paper, in the order of the page."""
 _VERDICTS = (rules.SUPPORTED, rules.NOT_SUPPORTED, rules.INCONCLUSIVE)
 _HEAD = f"""# Claims
 
-Each sentence below is taken from *A Systematic Analysis of Hybrid Linear Attention*
-{{cite}}`wang2025systematic`, in our words. Its rule was written down before the runs were trained. This page
-is generated: it applies the rules to the stored runs of one scale.
+Each sentence below is taken from a paper, in our words. Its rule was written down before the runs were
+trained. This page is generated: it applies the rules to the stored runs of one scale.
 
 A claim is *supported* where the whole 95 % interval lies on its side, *not supported* where the whole
 interval lies on the other, and *inconclusive* otherwise, with the reason. Intervals are over paired seeds:
@@ -38,7 +43,9 @@ def write(path: str | Path = PAGE, scale: str = "laptop") -> Path:
     Raises ``ValueError`` naming an unknown scale.
     """
     found = claims.verdicts(scale)
-    found = found.assign(place=found["section"].str.split(", ").str[-1]).sort_values("place", kind="stable")
+    order = found["paper"].map(list(PAPERS).index)
+    found = found.assign(place=found["section"].str.split(", ").str[-1], order=order)
+    found = found.sort_values(["order", "place"], kind="stable")
     counts = found["verdict"].value_counts()
     parts = [
         _HEAD,
@@ -46,10 +53,13 @@ def write(path: str | Path = PAGE, scale: str = "laptop") -> Path:
         table(["Verdict", "Claims"], [[verdict, counts.get(verdict, 0)] for verdict in _VERDICTS]),
         _state(scale),
     ]
-    for section, rows in groupby(found.itertuples(), key=lambda row: row.place):
-        header = ["Claim", "Verdict", "Evidence", "Why not more", "The paper prints"]
-        lines = [[r.claim, r.verdict, r.evidence, r.reason, r.published] for r in rows]
-        parts += [f"### Section {section}\n", table(header, lines)]
+    for paper, mine in found.groupby("paper", sort=False):
+        parts.append(f"## {PAPERS[paper]} (arXiv:{paper})\n")
+        for section, rows in groupby(mine.itertuples(), key=lambda row: row.place):
+            header = ["Claim", "Verdict", "Evidence", "Why not more", "The paper prints"]
+            lines = [[r.claim, r.verdict, r.evidence, r.reason, r.published] for r in rows]
+            name = f"Section {section}" if section[0].isdigit() else section.capitalize()
+            parts += [f"### {name}\n", table(header, lines)]
     parts.append("## The rules\n")
     registry = {claim.id: claim for claim in claims.registry()}
     lines = [[f"`{r.id}`", r.claim, r.rule, registry[r.id].why] for r in found.itertuples()]

@@ -93,6 +93,17 @@ def test_every_rule_decides_some_claim_but_the_one_for_baselines():
     assert {claim.rule.name for claim in REGISTRY.values()} == set(rules.RULES) - {"learnt"}
 
 
+def test_every_paper_has_a_name_on_the_page():
+    assert {claim.paper for claim in REGISTRY.values()} == set(claims_page.PAPERS)
+
+
+def test_claims_of_one_paper_alone(empty):
+    found = claims.verdicts("laptop", paper="2606.18056")
+    assert set(found["paper"]) == {"2606.18056"} and found["id"].str.startswith("consa-").all()
+    with pytest.raises(ValueError, match=r"no claim is of paper '1'; allowed: 2507.06457, 2606"):
+        claims.verdicts("laptop", paper="1")
+
+
 def test_printed_numbers_stand_in_the_tables_they_are_said_to_be_in():
     checked = 0
     for claim in REGISTRY.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 
+from hybrid.rules.choices import Choices
 from hybrid.rules.contrasts import Cells
 from hybrid.rules.exact import Counted
 from hybrid.rules.layouts import Flat, Rises, Saturates, Steady
@@ -29,6 +30,7 @@ RULES = {
         Flat,
         Saturates,
         Counted,
+        Choices,
     )
 }
 """Name in `book/claims.yml` -> rule."""

@@ -40,6 +40,7 @@ class Rule:
     """What all rules about runs share."""
 
     name: ClassVar[str]
+    reads: ClassVar[str] = "grid"
     metric: str
     """Column of the runs that is compared."""
     arm: str = "matched"

@@ -22,6 +22,7 @@ class Counted:
     """
 
     name: ClassVar[str] = "counted"
+    reads: ClassVar[str] = "nothing"
     what: str
     """One of "saving" (cache of full attention over the hybrid's), "linear per full", "share of full"."""
     promised: dict[str, float]
@@ -36,14 +37,6 @@ class Counted:
             raise ValueError(f"unknown count {self.what!r}; allowed: {', '.join(_COUNTS)}")
         for ratio in self.promised:
             Layout.from_ratio(ratio, self.depth, self.rule)
-
-    def arms(self) -> set[str]:
-        """No arm: nothing is read."""
-        return set()
-
-    def metrics(self) -> set[str]:
-        """No column: nothing is read."""
-        return set()
 
     def words(self) -> str:
         """The rule as a sentence."""

@@ -10,6 +10,7 @@ import torch
 from hybrid import provenance
 from hybrid.data.module import TaskData
 from hybrid.distillation import aligned, device
+from hybrid.evaluation import passkey_accuracy
 from hybrid.selection.base import Problem, SelectSpec
 from hybrid.store import Result
 
@@ -21,14 +22,16 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
     """The trainer of a `SelectSpec`.
 
     Metrics: ``layouts``, rows ``budget``, ``draw``, ``layout``; ``scores``, rows ``block``, ``score``; the
-    method's own tables; ``selection_tokens``. The seconds are those of the selector alone: neither the
-    teacher nor the second mixers, which every selector needs, are in them.
+    method's own tables; ``selection_tokens``; ``teacher_passkey``, the teacher's accuracy on the passkeys at
+    their home length: what it has not learnt cannot be kept. The seconds are those of the selector alone:
+    neither the teacher nor the second mixers, which every selector needs, are in them.
     """
     morphable = aligned(spec.align)
     run = spec.align.teacher
     data = TaskData(run.task, run.train, DATA_SEED + spec.seed)
-    # The text is read before the clock starts.
-    next(data.val_text_batches(1))
+    spec.passkeys.check(run.model, run.task)
+    home = spec.passkeys.eval_lengths[0]
+    taught = passkey_accuracy(morphable.teacher, data, spec.passkeys, home)[0]["accuracy"]
     folder = Path(checkpoint_dir) if checkpoint_dir is not None else None
     torch.manual_seed(DATA_SEED + spec.seed)
     start = time.perf_counter()
@@ -44,6 +47,7 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
         ],
         "scores": [{"block": i, "score": score} for i, score in enumerate(found.scores or [])],
         "selection_tokens": found.tokens,
+        "teacher_passkey": taught,
         **found.tables,
     }
     evidence = provenance.collect(seconds=seconds, tokens=found.tokens, layer=spec.layer)

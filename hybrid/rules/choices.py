@@ -1,0 +1,105 @@
+"""Rules about layer selection: sums of observations of selectors or of masks, paired by seed.
+
+They read one row a seed, with columns ``study`` ("selection" or "consa"), ``name`` (of a selector or an arm),
+``at`` (share of full blocks, or of cheap units), ``seed``, ``metric`` and ``value``
+(`hybrid.selection.observations`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from hybrid.rules.base import check_count, decides
+from hybrid.rules.contrasts import SEEDS, Contrast, Undecided
+from hybrid.rules.verdicts import Relation, Verdict, together
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: the mean of a metric over some selectors or arms."""
+
+    weight: float
+    names: tuple[str, ...]
+    metric: str
+    at: float | None = None
+    """The share it is taken at; None: the one that the comparison is about."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if not self.names:
+            raise ValueError("a term needs the names of one selector or arm, or of several")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """A weighted sum of means lies above, below or within a margin; one comparison a share.
+
+    A seed counts where every term has a value for it. Shares that a depth cannot tell apart are one.
+    """
+
+    name: ClassVar[str] = "choices"
+    reads: ClassVar[str] = "selection"
+    study: str
+    """ "selection" or "consa"."""
+    terms: tuple[Term, ...]
+    """What is added up, as lists of weight, names, metric and, if it is not the comparison's, share."""
+    at: tuple[float, ...]
+    """Shares, one comparison each."""
+    kind: str = "above"
+    """See `Relation`."""
+    margin: float = 0.0
+    """See `Relation`."""
+    count: str = "every"
+    """How many of the comparisons must hold: "every", "most" or "some"."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", tuple(t if isinstance(t, Term) else Term(*t) for t in self.terms))
+        object.__setattr__(self, "at", tuple(self.at))
+        Relation(self.kind, self.margin)
+        check_count(self.count)
+        if self.study not in ("selection", "consa"):
+            raise ValueError(f"unknown study {self.study!r}; allowed: selection, consa")
+        if not self.terms or not self.at:
+            raise ValueError("choices need at least one term and one share")
+
+    def words(self) -> str:
+        """The rule as a sentence."""
+        parts = [
+            f"{term.weight:+g} {term.metric} of {', '.join(term.names)}"
+            + (f" at {term.at:.3g}" if term.at is not None else "")
+            for term in self.terms
+        ]
+        shares = ", ".join(f"{share:.3g}" for share in self.at)
+        relation = Relation(self.kind, self.margin).words()
+        return f"{self.study}: {' '.join(parts)} is {relation} at {self.count} of {shares}; paired by seed"
+
+    @decides
+    def __call__(self, seen: pandas.DataFrame) -> Verdict:
+        """Decide from the observations of the rule's study."""
+        mine = seen[seen["study"] == self.study]
+        if untaught := mine.loc[mine["metric"] == "untaught", "name"].tolist():
+            raise Undecided(f"baseline undertrained: {untaught[0]}")
+        relation = Relation(self.kind, self.margin)
+        return together([(self._contrast(mine, share), relation) for share in self.at], self.count)
+
+    def _contrast(self, seen: pandas.DataFrame, share: float) -> Contrast | Undecided:
+        total = 0.0
+        for term in self.terms:
+            at = share if term.at is None else term.at
+            rows = seen[
+                seen["name"].isin(term.names)
+                & (seen["metric"] == term.metric)
+                & ((seen["at"] - at).abs() < 1e-9)
+            ]
+            by_name = rows.pivot_table(index="seed", columns="name", values="value", aggfunc="mean")
+            by_name = by_name.reindex(columns=list(term.names))
+            total = total + term.weight * by_name.mean(axis=1, skipna=False)
+        values = total.dropna()
+        where = f"at {share:.3g}"
+        if len(values) < SEEDS:
+            return Undecided(f"{where}: needs {SEEDS} paired seeds; has {len(values)}")
+        return Contrast(where, values.to_numpy())

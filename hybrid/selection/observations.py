@@ -1,0 +1,177 @@
+"""Stored selections, follow-ups and masks as the rules of claims read them; nothing is trained.
+
+One row a value: ``study``, ``name`` of a selector or an arm, ``at`` (share of full blocks, or of cheap
+units), ``seed``, ``metric``, ``value``.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import log2
+from typing import TYPE_CHECKING
+
+from hybrid.rules.contrasts import LEARNT
+from hybrid.selection import study
+from hybrid.selection.exhaustive import rank
+from hybrid.store import Result, Store
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = ("study", "name", "at", "seed", "metric", "value")
+LAMBDAS = ("FlashMorph", "half lambda", "double lambda")
+
+
+def observed(scale_name: str) -> pandas.DataFrame:
+    """All observations of layer selection at a scale.
+
+    Of a selector, for each budget, as means over the layouts where it drew several:
+
+    - ``better``: the share of all sets that the exhaustive search found better than its own, undistilled;
+    - ``passkey`` and ``loss`` with ``converted``, ``distill`` and ``finetune``: before the follow-up, and
+      after each of its stages; ``passkey far``: after it, at the longest measured length;
+    - ``overlap seeds``: the mean Jaccard index with its choices on the other seeds, and of FlashMorph
+      ``overlap lambda``: with those of half and double lambda;
+    - at share 0, ``log2 tokens`` and ``log2 seconds`` of the selection itself.
+
+    Of an arm of ConSA, for each share: ``loss``, ``passkey`` and ``passkey far`` after the second stage;
+    ``gap``; ``miss``, the distance of the rounded share from the target, in units; and ``middle``.
+
+    A row with the metric ``untaught`` says that the teacher has not learnt its passkeys.
+    """
+    import pandas
+
+    rows = [*_selections(scale_name), *_masks(scale_name)]
+    return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def _selections(scale_name: str) -> list[tuple]:
+    size, store = study.selection_scale(scale_name), Store()
+    shares = {max(1, round(share * size.depth)): share for share in reversed(study.SHARES)}
+    every = study.selections(scale_name)
+    found = {
+        name: {spec.seed: (spec, result) for spec in specs if (result := store.read(spec))}
+        for name, specs in every.items()
+    }
+    truth = {seed: result.metrics["sets"] for seed, (_, result) in found["exhaustive"].items()}
+    compared = study.selectors(scale_name)
+    rows = []
+    for name, seeds in found.items():
+        for seed, (spec, result) in seeds.items():
+
+            def row(at: float, metric: str, values: list, name=name, seed=seed) -> None:
+                if values:
+                    rows.append(("selection", name, at, seed, metric, sum(values) / len(values)))
+
+            evidence = result.provenance
+            row(0.0, "log2 tokens", [log2(max(1, result.metrics["selection_tokens"]))])
+            row(0.0, "log2 seconds", [log2(max(1e-3, evidence["seconds"]))])
+            for budget, share in shares.items():
+                chosen = layouts(result, budget)
+                if seed in truth and spec.align.branch == study.BRANCH:
+                    row(share, "better", [rank(truth[seed], layout).better for layout in chosen])
+                others = [layouts(r, budget) for s, (_, r) in seeds.items() if s != seed]
+                row(share, "overlap seeds", [jaccard(chosen[0], other[0]) for other in others])
+                if name == "FlashMorph":
+                    variants = [found[other].get(seed) for other in LAMBDAS if other != name]
+                    row(
+                        share,
+                        "overlap lambda",
+                        [jaccard(chosen[0], layouts(one[1], budget)[0]) for one in variants if one],
+                    )
+                if name not in compared:
+                    continue
+                after = [store.read(study.follow_up(size, spec, layout)) for layout in chosen]
+                if all(one and one.status == "done" for one in after):
+                    for metric in _STAGED:
+                        row(share, metric, [_staged(one, metric) for one in after])
+                    row(share, "passkey far", [_far(one) for one in after])
+    return rows + _untaught(scale_name, store)
+
+
+def _masks(scale_name: str) -> list[tuple]:
+    store, rows = Store(), []
+    for name, specs in study.masks(scale_name).items():
+        for spec in specs:
+            result = store.read(spec)
+            if result is None or result.status != "done":
+                continue
+            metrics = result.metrics
+            values = {
+                "loss": metrics["loss_bits_per_byte"],
+                "passkey": metrics["passkey"],
+                "passkey far": _far(result),
+                "middle": middle([row["full"] for row in metrics["pattern"]]),
+            }
+            if spec.share is not None:
+                units = len(metrics["masks"])
+                values["miss"] = abs(metrics["rounded"] - spec.share) * units
+            if metrics.get("gap") is not None:
+                values["gap"] = metrics["gap"]
+            shares = study.CHEAP_SHARES if spec.share is None else (spec.share,)
+            rows += [
+                ("consa", name, share, spec.seed, metric, value)
+                for share in shares
+                for metric, value in values.items()
+            ]
+    return rows
+
+
+def layouts(result: Result, budget: int) -> list[str]:
+    """The layouts that a stored selection holds for a budget, in the order drawn."""
+    return [row["layout"] for row in result.metrics["layouts"] if row["budget"] == budget]
+
+
+def jaccard(one: str, other: str) -> float:
+    """Overlap of the full blocks of two layouts: those in both over those in either.
+
+    >>> jaccard("FFLL", "LFFL")
+    0.3333333333333333
+    """
+    a, b = ({i for i, letter in enumerate(layout) if letter == "F"} for layout in (one, other))
+    return len(a & b) / len(a | b)
+
+
+def overlaps(chosen: dict[str, str]) -> dict[tuple[str, str], float]:
+    """Jaccard index of every pair of names, each with its layout."""
+    return {(a, b): jaccard(chosen[a], chosen[b]) for a, b in combinations(chosen, 2)}
+
+
+def middle(full: list[float]) -> float:
+    """Mean share of full attention in the middle third of the blocks less that in the bottom third; where the
+    depth has no thirds, the middle takes the rest.
+
+    >>> middle([0.0, 0.0, 1.0, 1.0, 0.5, 0.0])
+    1.0
+    """
+    third = len(full) // 3
+    bottom, centre = full[:third], full[third : len(full) - third]
+    return sum(centre) / len(centre) - sum(bottom) / len(bottom)
+
+
+_STAGED = tuple(
+    f"{metric} {stage}" for metric in ("passkey", "loss") for stage in ("converted", "distill", "finetune")
+)
+
+
+def _staged(result: Result, metric: str) -> float:
+    what, _, stage = metric.partition(" ")
+    row = next(row for row in result.metrics["stages"] if row["stage"] == stage)
+    return row["passkey" if what == "passkey" else "loss_bits_per_byte"]
+
+
+def _far(result: Result) -> float:
+    """Accuracy on passkeys over all distances at the longest length, after the last stage."""
+    rows = [row for row in result.metrics["passkey_by"] if row["distance"] is None]
+    last = [row for row in rows if row["stage"] == rows[-1]["stage"]]
+    return max(last, key=lambda row: row["length"])["accuracy"]
+
+
+def _untaught(scale_name: str, store: Store) -> list[tuple]:
+    """A row for each study if the teacher's accuracy on the passkeys is below `LEARNT`."""
+    specs = [spec for specs in study.selections(scale_name).values() for spec in specs]
+    taught = [result.metrics["teacher_passkey"] for spec in specs if (result := store.read(spec))]
+    if not taught or taught[0] >= LEARNT:
+        return []
+    why = f"the teacher reads {taught[0]:.2f} of its passkeys"
+    return [(name, why, 0.0, 0, "untaught", taught[0]) for name in ("selection", "consa")]
