@@ -5,18 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+
+SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+"""Where work is done unless the command line says otherwise."""
 
 
 def _train(args: argparse.Namespace) -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+    from hybrid import kinds
     from hybrid.runs import read_spec, train_one
-    from hybrid.training import fit
 
     spec = read_spec(args.spec)
     spread = {"devices": args.devices, "num_nodes": args.num_nodes, "strategy": args.strategy}
-    result = train_one(spec, lambda spec, **kw: fit(spec, **spread, **kw), progress=not args.quiet)
+    train = kinds.trainer(spec.kind)
+    if spec.kind == "run":
+        train = partial(train, **spread)
+    elif spread != SINGLE:
+        raise ValueError(f"only a run can be spread over devices; {args.spec} is of kind {spec.kind!r}")
+    result = train_one(spec, train, progress=not args.quiet)
     if rank_zero_only.rank == 0:
         print(f"{result.run_id}: {result.status} {result.message}".rstrip())
     return 0
