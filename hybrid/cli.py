@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-
 SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 """Where work is done unless the command line says otherwise."""
 
