@@ -235,7 +235,7 @@ def tables(spec: ConsaSpec, full: Tensor, module: LitMasked | None) -> dict:
         row = {"block": block, "head": unit if spec.units == "head" else None, "alpha": None}
         row |= {"z": int(full[block, unit]), "top": int(full[block, unit])}
         if module is not None:
-            row |= {"alpha": float(module.scores()[block, unit]), "top": int(module.highest()[block, unit])}
+            row |= {"alpha": module.scores()[block, unit].item(), "top": int(module.highest()[block, unit])}
         rows.append(row)
     cheap = "W" if spec.align.branch == "window" else "L"
     letters = ["F" if bool(row.all()) else cheap for row in full]

@@ -32,6 +32,8 @@ class LitMasked(LitModule):
     def __init__(self, masked: nn.Module, spec: ConsaSpec) -> None:
         super().__init__(spec.learn.train)
         self.masked, self.spec = masked, spec
+        # In the checkpoint, as a stage that was over before a run was stopped is measured again.
+        self.register_buffer("last_text_loss", torch.tensor(torch.nan))
 
     def scores(self) -> Tensor:
         """A number a unit [blocks, units], the higher the more it should stay full."""
