@@ -339,7 +339,7 @@ def test_runs_a_gpu_allow_for_all_that_the_backward_pass_keeps(mixer):
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .*got {next(iter(wrong.values()))}"):
         collect([spec()], **wrong)
-    with pytest.raises(ValueError, match="RunSpecs; got 'LLF'"):
+    with pytest.raises(ValueError, match="run specs; got 'LLF'"):
         collect(["LLF"])
 
 

@@ -45,6 +45,7 @@ class ConsaSpec(Spec):
     """One arm: masks of a dense model are chosen while it trains on, then they are fixed and it trains on."""
 
     kind = "consa"
+    layer = "selection"
 
     align: AlignSpec
     """The dense model, its `teacher`, which here teaches nothing; and the cheap branch, a window or a linear
@@ -206,7 +207,7 @@ def consa(spec: ConsaSpec, *, checkpoint_dir: str | Path | None = None, progress
     except Diverged as error:
         status, message = "failed", str(error)
     metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
-    evidence = provenance.collect(seconds=seconds, tokens=tokens)
+    evidence = provenance.collect(seconds=seconds, tokens=tokens, layer=spec.layer)
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 
 

@@ -1,0 +1,68 @@
+"""The study of layer selection: declared whole at every scale, and run through at the smallest."""
+
+import pytest
+
+from hybrid import frames, kinds, runs, studies
+from hybrid.conversion import HybridSpec
+from hybrid.selection import observations, study
+from hybrid.store import Store
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("scale", study.SELECTION)
+def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
+    size = study.selection_scale(scale)
+    specs = [spec for part in ("alignment", "selection", "consa") for spec in study.every(part, scale)]
+    assert len({spec.run_id for spec in specs}) == len(set(specs)) == len(specs)
+    assert {spec.root for spec in specs} == {study.teacher(scale)}
+    assert all(kinds.read(spec.to_dict()) == spec for spec in specs)
+    assert size.window <= study.teacher(scale).task.seq_len // 4
+    assert all(0 < budget < size.depth for budget in size.budgets)
+
+
+def test_budgets_are_a_sixth_a_quarter_and_a_half():
+    assert study.selection_scale("laptop").budgets == (1, 2, 4)
+    assert study.selection_scale("gpu").budgets == (2, 3, 6)
+
+
+def test_unknown_scales_are_refused():
+    for name in ("selection", "consa", "alignment", "conversion"):
+        with pytest.raises(ValueError, match="unknown scale 'paper' of layer selection; allowed: smoke"):
+            studies.study(name, "paper")
+
+
+def test_follow_ups_need_stored_selections(empty):
+    with pytest.raises(ValueError, match=r"\(uniform, first, seed 0\) is not stored: run `python -m hybrid"):
+        study.hybrids("smoke")
+
+
+def test_the_smallest_study_runs_through(empty):
+    """Every selector, the follow-ups of what they chose, and every arm of the masks, at smoke scale."""
+    for part in ("selection", "conversion", "consa"):
+        specs = study.every(part, "smoke")
+        for spec in specs:
+            assert runs.train_one(spec, progress=False).status == "done", spec.title
+    # Selectors that chose the same blocks share their follow-up.
+    followed = study.hybrids("smoke")
+    chosen = {
+        (row["layout"], spec.align)
+        for name in study.selectors("smoke")
+        for spec in study.selections("smoke")[name]
+        for row in Store().read(spec).metrics["layouts"]
+    }
+    assert len(followed) == len(chosen) and all(isinstance(spec, HybridSpec) for spec in followed)
+    table = frames.one_row_a_run({spec: Store().read(spec) for spec in study.every("selection", "smoke")})
+    assert not table["stale"].any() and set(table["selector"]) >= {"uniform", "flashmorph", "exhaustive"}
+
+    seen = observations.observed("smoke")
+    # Ten steps teach a teacher nothing, and the observations say so.
+    assert (seen["metric"] == "untaught").sum() == 2
+    exhaustive = seen[(seen["name"] == "exhaustive") & (seen["metric"] == "better")]
+    assert len(exhaustive) == 2 and (exhaustive["value"] <= 0.5).all()
+    arms = seen[(seen["study"] == "consa") & (seen["metric"] == "loss")]
+    assert set(arms["name"]) == set(study.masks("smoke"))
