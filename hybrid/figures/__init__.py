@@ -30,6 +30,8 @@ PANELS = 3
 """Panels side by side, at most."""
 DRAW_POINTS_BELOW = 5
 """With fewer values than this behind a mean, every value is drawn."""
+BAND_FROM = 3
+"""With fewer values than this behind a mean no interval is drawn: that of two values fills the page."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def curves_with_interval(
     bounds: tuple[float, float] | None = None,
     references: pd.DataFrame | None = None,
 ) -> Figure:
-    """Mean of ``y`` against ``x``, one line a ``hue``, with its 95 % interval (`interval`).
+    """Mean of ``y`` against ``x``, one line a ``hue``, with its 95 % interval (`interval`) where `BAND_FROM`
+    values or more stand behind it.
 
     Args:
         df: one row a run. With fewer than five values behind a mean every value is drawn as a dot.
@@ -199,7 +202,7 @@ def by_full_blocks(
             look = MIXER_STYLE["full"]
             mean, low, high = interval(baseline[metric].dropna())
             ax.axhline(mean, color=look.color, lw=1.3, label=f"{look.label} (all blocks)")
-            if len(baseline) > 1:
+            if len(baseline) >= BAND_FROM:
                 ax.axhspan(low, high, color=look.color, alpha=0.12, lw=0)
             if 1 < len(baseline) < DRAW_POINTS_BELOW:
                 at = np.full(len(baseline), df[x].max() + 0.3)
@@ -225,7 +228,8 @@ def _curves(ax, df: pd.DataFrame, x: str, y: str, hue: str) -> None:
         line = summary(group, [x], y).sort_values(x)
         drawn = {"color": look.color, "marker": look.marker, "linestyle": look.dash, "label": look.label}
         ax.plot(line[x], line["mean"], mec="white", zorder=3, **drawn)
-        ax.fill_between(line[x], line["low"], line["high"], color=look.color, alpha=0.15, lw=0)
+        band = line[["low", "high"]].where(line["n"] >= BAND_FROM)
+        ax.fill_between(line[x], band["low"], band["high"], color=look.color, alpha=0.15, lw=0)
         if 1 < line["n"].max() < DRAW_POINTS_BELOW:
             ax.plot(group[x], group[y], look.marker, color=look.color, ms=3, alpha=0.55, mew=0)
 
@@ -234,7 +238,10 @@ def _n(table: pd.DataFrame) -> str:
     low, high = table["n"].min(), table["n"].max()
     if high == 1:
         return "one value a point"
-    return f"mean, 95 % interval, n = {low}" + (f" to {high}" if high > low else "")
+    drawn = "mean" if high < BAND_FROM else "mean, 95 % interval"
+    if low < BAND_FROM <= high:
+        drawn += f" from {BAND_FROM} values on"
+    return f"{drawn}, n = {low}" + (f" to {high}" if high > low else "")
 
 
 def _legend(figure: Figure, axes, title: str) -> None:

@@ -159,6 +159,15 @@ def test_five_seeds_need_no_dots_and_one_seed_claims_no_interval():
     assert "one value a point" in text(one)
 
 
+def test_two_seeds_are_drawn_and_claim_no_interval():
+    two = figures.curves_with_interval(runs(2), "full_blocks", "recall", "mixer", xlabel="", ylabel="")
+    assert "mean, n = 2" in text(two) and "interval" not in " ".join(text(two))
+    assert all(not band.get_paths() for band in two.axes[0].collections)
+    some = pd.concat([runs(3), runs(2, mixers=("gla",))])
+    mixed = figures.curves_with_interval(some, "full_blocks", "recall", "mixer", xlabel="", ylabel="")
+    assert "mean, 95 % interval from 3 values on, n = 2 to 3" in text(mixed)
+
+
 def test_panels_and_references_stay_in_their_panel():
     df = pd.concat([runs().assign(keys="a"), runs().assign(keys="b")])
     line = pd.DataFrame({"full_blocks": [0, 2], "recall": [0.1, 0.9], "mixer": "prediction", "keys": "b"})
