@@ -36,10 +36,25 @@ SOURCES = {
         "data/*.py",
     ),
     "conversion": ("conversion.py", "distillation.py"),
-    "selection": ("selection/*.py",),
+    "selection": tuple(
+        f"selection/{name}.py"
+        for name in (
+            "base",
+            "run",
+            "drawn",
+            "scored",
+            "restored",
+            "exhaustive",
+            "flashmorph",
+            "hard_concrete",
+            "masks",
+            "lagrangian",
+            "consa",
+        )
+    ),
 }
 """The files of the package that decide what is computed, in layers: a result rests on its own layer and on
-those before it. Figures and commands are in none."""
+those before it. Figures, commands and studies, which say what to compute, are in none."""
 LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "triton")
 
 

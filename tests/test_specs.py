@@ -146,3 +146,6 @@ def test_layers_rest_on_those_before_them():
     run, conversion, selection = (set(provenance.source_files(layer)) for layer in provenance.SOURCES)
     assert run < conversion < selection
     assert len(set(provenance.LOADED.values())) == 3
+    every = set(provenance.PACKAGE.glob("selection/*.py"))
+    studies = {"__init__", "scales", "study", "observations", "planted"}
+    assert {path.stem for path in every - selection} == studies

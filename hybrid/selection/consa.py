@@ -19,6 +19,7 @@ from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.distillation import LitFinetune, aligned, device, stage_tokens
 from hybrid.evaluation import evaluate, passkey_accuracy, text_loss
+from hybrid.layout import Layout
 from hybrid.loop import Diverged, LearningCurve, LitModule, train
 from hybrid.model import HybridLM
 from hybrid.selection.lagrangian import LitL1, LitLagrangian, LitMasked
@@ -28,11 +29,13 @@ from hybrid.store import Result
 
 UNITS = ("layer", "head")
 SCOPES = ("all", "layer")
+_LEARNING = ("scope", "mask_lr", "multiplier_lr", "ramp", "phi_cap", "l1")
 UNUSED = {
-    "lagrangian": ("l1",),
-    "l1": ("multiplier_lr", "ramp", "phi_cap"),
-    "rule": ("scope", "mask_lr", "multiplier_lr", "ramp", "phi_cap", "l1"),
-    "dense": ("units", "scope", "share", "mask_lr", "multiplier_lr", "ramp", "phi_cap", "l1"),
+    "lagrangian": ("l1", "given"),
+    "l1": ("multiplier_lr", "ramp", "phi_cap", "given"),
+    "rule": (*_LEARNING, "given"),
+    "given": (*_LEARNING, "units"),
+    "dense": (*_LEARNING, "units", "share", "given"),
 }
 """Method -> the fields that it does not read; they must stand at their default: a run has one name."""
 LEARNT: dict[str, type[LitMasked]] = {"lagrangian": LitLagrangian, "l1": LitL1}
@@ -62,8 +65,11 @@ class ConsaSpec(Spec):
     """Share of the units that take the cheap branch, between 0 and 1; None if and only if dense."""
     method: str = "lagrangian"
     """How masks are set: "lagrangian" (ConSA); "l1", scalar gates with L1, then ranked; "rule", full
-    attention at even distances, over the blocks or over the heads of every block; "dense", full attention
-    everywhere. Stage 1 of a rule and of dense has as many tokens, with the masks of stage 2."""
+    attention at even distances, over the blocks or over the heads of every block; "given", the blocks of
+    `given`; "dense", full attention everywhere. Where nothing is learnt, stage 1 has as many tokens, with
+    the masks of stage 2."""
+    given: Layout | None = None
+    """Blocks that something else chose, such as FlashMorph's gates: `F` is full, any other letter cheap."""
     mask_lr: float = 0.1
     """Constant learning rate of the alphas or gates, by AdamW like the weights. Published: not known to us.
     At 0.01 an alpha of 5 cannot come down to 0 within 500 steps, as AdamW moves it by no more a step."""
@@ -96,6 +102,8 @@ class ConsaSpec(Spec):
             raise ValueError("scope 'layer' is for the heads of a block: units must be 'head'; got 'layer'")
         if self.method != "dense":
             self._check_share()
+        if self.method == "given":
+            self._check_given()
         for name in ("mask_lr", "multiplier_lr", "phi_cap"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)!r}")
@@ -126,6 +134,17 @@ class ConsaSpec(Spec):
         count = units if each else blocks * units
         if not 0 < kept(count, self.share) < count:
             raise ValueError(f"share must leave some of {count} units full and some not; got {self.share!r}")
+
+    def _check_given(self) -> None:
+        depth = self.align.teacher.model.depth
+        layout = None if self.given is None else Layout.parse(self.given)
+        object.__setattr__(self, "given", layout)
+        full = kept(depth, self.share)
+        if layout is None or len(layout) != depth or len(layout.full) != full:
+            raise ValueError(
+                f"given must be a layout of {depth} blocks, {full} of them F at a share of {self.share}; "
+                f"got {layout}"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -215,6 +234,8 @@ def fixed(spec: ConsaSpec) -> Tensor:
     """The masks of a method that learns none, True and False [blocks, units]."""
     if spec.method == "dense":
         return torch.ones(spec.shape, dtype=torch.bool)
+    if spec.method == "given":
+        return torch.tensor([[letter == "F"] for letter in spec.given])
     return interleaved(*spec.shape, spec.share)
 
 

@@ -6,6 +6,7 @@ units), ``seed``, ``metric``, ``value``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import combinations
 from math import log2
 from typing import TYPE_CHECKING
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING
 from hybrid.rules.contrasts import LEARNT
 from hybrid.selection import study
 from hybrid.selection.exhaustive import rank
+from hybrid.selection.scales import SHARES, selection_scale
 from hybrid.store import Result, Store
 
 if TYPE_CHECKING:
     import pandas
+
+    from hybrid.selection.consa import ConsaSpec
 
 COLUMNS = ("study", "name", "at", "seed", "metric", "value")
 LAMBDAS = ("FlashMorph", "half lambda", "double lambda")
@@ -46,8 +50,8 @@ def observed(scale_name: str) -> pandas.DataFrame:
 
 
 def _selections(scale_name: str) -> list[tuple]:
-    size, store = study.selection_scale(scale_name), Store()
-    shares = {max(1, round(share * size.depth)): share for share in reversed(study.SHARES)}
+    size, store = selection_scale(scale_name), Store()
+    shares = {max(1, round(share * size.depth)): share for share in reversed(SHARES)}
     every = study.selections(scale_name)
     found = {
         name: {spec.seed: (spec, result) for spec in specs if (result := store.read(spec))}
@@ -91,7 +95,7 @@ def _selections(scale_name: str) -> list[tuple]:
 
 def _masks(scale_name: str) -> list[tuple]:
     store, rows = Store(), []
-    for name, specs in study.masks(scale_name).items():
+    for name, specs in _arms(scale_name).items():
         for spec in specs:
             result = store.read(spec)
             if result is None or result.status != "done":
@@ -115,6 +119,16 @@ def _masks(scale_name: str) -> list[tuple]:
                 for metric, value in values.items()
             ]
     return rows
+
+
+def _arms(scale_name: str) -> dict[str, list[ConsaSpec]]:
+    """`study.masks` and, of the seeds whose selections are stored, `study.given`."""
+    arms = study.masks(scale_name)
+    for seed in selection_scale(scale_name).seeds:
+        with suppress(study.NotStored):
+            for name, specs in study.given(scale_name, [seed]).items():
+                arms[name] = arms.get(name, []) + specs
+    return arms
 
 
 def layouts(result: Result, budget: int) -> list[str]:

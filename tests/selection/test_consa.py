@@ -28,6 +28,7 @@ SPEC = ConsaSpec(
     passkeys=replace(PASSKEYS, eval_sequences=3),
 )
 FREE = {"share": None, "method": "dense"}
+GIVEN = {"method": "given", "given": "FWWF"}
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +140,8 @@ def test_rounding_some_heads_gives_full_heads(monkeypatch):
         ({"method": "rule"}, "WFWF", None),
         ({"method": "rule", "align": LINEAR}, "LFLF", None),
         ({"method": "rule", "units": "head"}, "WWWW", ((1,),) * 4),
+        (GIVEN, "FWWF", None),
+        ({"method": "given", "given": "LLFF", "align": LINEAR}, "LLFF", None),
     ],
 )
 def test_arms_without_learnt_masks_train_as_long(monkeypatch, changes, layout, heads):
@@ -222,7 +225,8 @@ def test_a_diverged_stage_makes_a_failed_result():
 
 
 def test_a_spec_reads_back():
-    for changes in ({}, {"units": "head", "scope": "layer"}, FREE, {"align": LINEAR, "method": "rule"}):
+    linear = {"align": LINEAR, "method": "rule"}
+    for changes in ({}, {"units": "head", "scope": "layer"}, FREE, linear, GIVEN):
         spec = replace(SPEC, **changes)
         back = ConsaSpec.from_dict(spec.to_dict())
         assert back == spec and back.run_id == spec.run_id
@@ -232,7 +236,7 @@ def test_a_spec_reads_back():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "greedy"}, "unknown method 'greedy'; allowed: lagrangian, l1, rule, dense"),
+        ({"method": "greedy"}, "unknown method 'greedy'; allowed: lagrangian, l1, rule, given, dense"),
         ({"units": "token"}, "unknown units 'token'; allowed: layer, head"),
         ({"scope": "some"}, "unknown scope 'some'; allowed: all, layer"),
         ({"scope": "layer"}, "units must be 'head'; got 'layer'"),
@@ -245,6 +249,11 @@ def test_a_spec_reads_back():
         ({"method": "rule", "mask_lr": 0.2}, "rule does not read mask_lr"),
         ({"method": "l1", "phi_cap": 1.0}, "l1 does not read phi_cap"),
         ({"l1": 0.1}, "lagrangian does not read l1"),
+        ({"given": "FWWF"}, "lagrangian does not read given: leave it at None; got 'FWWF'"),
+        *[
+            ({"method": "given", "given": given}, f"given must be a layout of 4 blocks, 2 of .*; got {given}")
+            for given in (None, "FFF", "FWWW")
+        ],
         ({"mask_lr": 0.0}, "mask_lr must be positive; got 0.0"),
         ({"multiplier_lr": -1.0}, "multiplier_lr must be positive; got -1.0"),
         ({"phi_cap": 0.0}, "phi_cap must be positive; got 0.0"),

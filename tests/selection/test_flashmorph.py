@@ -2,12 +2,12 @@
 
 import itertools
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import ModelConfig, RunSpec, TrainConfig
 from hybrid.conversion import AlignSpec, Morphable
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
@@ -15,6 +15,7 @@ from hybrid.distillation import output_errors
 from hybrid.evaluation import passkey_accuracy
 from hybrid.layout import Layout
 from hybrid.model import HybridLM
+from hybrid.selection import planted
 from hybrid.selection.base import Problem, SelectSpec, top
 from hybrid.selection.flashmorph import (
     GATES,
@@ -25,12 +26,9 @@ from hybrid.selection.flashmorph import (
     block_errors,
     isolated_errors,
 )
+from hybrid.selection.planted import MATCH, PASSKEYS, PREVIOUS, TASK
 
 BYTES = 256
-TASK = TaskConfig(
-    corpus_tokens=200_000, seq_len=16, pairs=(1, 2), recall_vocab=16, eval_pairs=(2,), eval_lengths=(16,)
-)
-PASSKEYS = Passkeys(keys=2, size=1, lengths=(32,), eval_lengths=(32,), eval_sequences=32)
 QUICK = replace(GATES, steps=30, batch_size=4, lr=0.1, eval_every=15)
 
 
@@ -162,63 +160,18 @@ def test_without_a_price_all_gates_stay_and_with_a_high_one_all_close():
         assert found.tables["ties"] == [{"budget": 1, "tied": True}, {"budget": 2, "tied": True}]
 
 
-CONST, SYMBOL, TEXT = 0, 1, 2
-OWN, BEFORE, FOUND, NOISE, DUMP = (slice(start, start + 16) for start in (3, 19, 35, 51, 67))
-"""Channels of the planted teacher: which symbol a token is, which one stood before it, which one was
-found, random numbers a byte has, and where harmless blocks write; the output layer reads what was found."""
-PREVIOUS, MATCH = 1, 4
-
-
-@cache
-def planted() -> Morphable:
-    """A teacher that recalls with two of its six blocks; its second mixers see one token alone.
-
-    Block 1 attends to the token before, by rotary positions. Block 4 attends to where the symbol before is
-    the one in question, and passes on the symbol there. The other blocks average random numbers over the
-    text, bytes over bytes and symbols over symbols, and write them where nothing reads. A window of one
-    token can do neither: it reads the token itself.
-    """
-    config = ModelConfig("FFFFFF", vocab_size=BYTES + 26, hidden_size=84, mlp_size=8, attn_heads=1)
-    model = HybridLM(config).requires_grad_(False)
-    symbols, same = torch.arange(BYTES, BYTES + 16), torch.eye(16)
-    embedding = model.model.embeddings.weight.zero_()
-    embedding[:, CONST] = 5
-    embedding[:BYTES, TEXT] = embedding[BYTES:, SYMBOL] = 1
-    embedding[symbols, OWN] = same
-    embedding[:BYTES, NOISE] = 0.5 * torch.randn(BYTES, 16, generator=torch.Generator().manual_seed(0))
-    model.lm_head.weight.zero_()[symbols, FOUND] = same
-    # Channels i and i + 42 of a head turn together, the first pairs fast, the last ones hardly at all.
-    fast, slow = torch.arange(8), torch.arange(26, 42)
-    angle = config.rope_theta ** (-fast / 42)
-    for index, block in enumerate(model.model.layers):
-        block.mlp.down_proj.weight.zero_()
-        q, k, v, o = (getattr(block.attn, f"{name}_proj").weight.zero_() for name in "qkvo")
-        if index == PREVIOUS:
-            q[fast, CONST] = 3
-            k[fast, CONST], k[fast + 42, CONST] = 3 * angle.cos(), 3 * angle.sin()
-            v[:16, OWN], o[BEFORE, :16] = same, 0.1 * same
-        elif index == MATCH:
-            q[slow, OWN], k[slow, BEFORE] = 6 * same, 60 * same
-            v[:16, OWN], o[FOUND, :16] = same, same
-        else:
-            for weight in (q, k):
-                weight[40, SYMBOL] = weight[41, TEXT] = 2.4
-            v[:16, NOISE], o[DUMP, :16] = same, 0.5 * same
-    return Morphable(model, "window", window=1)
-
-
 def test_the_blocks_that_recall_are_found_and_not_those_with_the_largest_error():
-    made, needed = problem(planted()), Layout.from_full((PREVIOUS, MATCH), 6)
+    made, needed = planted.problem(), Layout.from_full((PREVIOUS, MATCH), 6)
 
     def recall(layout) -> float:
-        return passkey_accuracy(planted().hybrid(layout), made.data, PASSKEYS, 32)[0]["accuracy"]
+        return passkey_accuracy(planted.morphable().hybrid(layout), made.data, PASSKEYS, 32)[0]["accuracy"]
 
     pairs = [Layout.from_full(full, 6) for full in itertools.combinations(range(6), 2)]
     accuracy = {layout: recall(layout) for layout in pairs}
     assert accuracy.pop(needed) == recall("FFFFFF") == 1
     assert max(accuracy.values()) < 0.5
 
-    errors = [row["error"] for row in output_errors(planted(), made.data, 32)]
+    errors = [row["error"] for row in output_errors(planted.morphable(), made.data, 32)]
     assert not set(top(errors, 2).full) & {PREVIOUS, MATCH}
 
     found = FlashMorph(train=QUICK).select(made, (2,))
@@ -230,7 +183,7 @@ def test_the_blocks_that_recall_are_found_and_not_those_with_the_largest_error()
 def test_the_ablations_miss_what_the_method_finds():
     """To the teacher's stream, the block that looks one token back adds less than any other; to text
     without passkeys neither block adds anything."""
-    made = problem(planted())
+    made = planted.problem()
     forced = FlashMorph(train=QUICK, propagate=False).select(made, (2,))
     assert forced.layouts[2][0].full[-1] == MATCH and PREVIOUS not in forced.layouts[2][0].full
     isolated = torch.tensor([row["isolated"] for row in forced.tables["gates"]])

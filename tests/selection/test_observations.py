@@ -6,7 +6,7 @@ import pytest
 from hybrid import rules
 from hybrid.provenance import LOADED
 from hybrid.rules.choices import Choices
-from hybrid.selection import observations, study
+from hybrid.selection import observations, scales, study
 from hybrid.store import Result, Store
 
 
@@ -107,8 +107,11 @@ def test_middle_against_bottom(full, lead):
 def test_names_and_shares_of_the_claims_exist():
     from hybrid import claims
 
-    known = {"selection": set(study.selections("laptop")), "consa": set(study.masks("laptop"))}
-    shares = {"selection": {0.0, *study.SHARES}, "consa": set(study.CHEAP_SHARES)}
+    known = {
+        "selection": set(study.selections("laptop")),
+        "consa": {*study.masks("laptop"), "FlashMorph's blocks"},
+    }
+    shares = {"selection": {0.0, *scales.SHARES}, "consa": set(study.CHEAP_SHARES)}
     rules_ = [claim.rule for claim in claims.registry() if claim.rule.reads == "selection"]
     assert len(rules_) > 15
     for rule in rules_:
@@ -118,7 +121,7 @@ def test_names_and_shares_of_the_claims_exist():
 
 def test_stored_selections_become_observations(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_RESULTS", str(tmp_path))
-    size, store = study.selection_scale("laptop"), Store()
+    size, store = scales.selection_scale("laptop"), Store()
     evidence = {"source_hash": LOADED["selection"], "seconds": 8.0}
 
     def stored(name, seed, chosen, **more):
@@ -165,7 +168,7 @@ def test_stored_selections_become_observations(tmp_path, monkeypatch):
 
     seen = observations.observed("laptop")
     mine = seen[(seen["name"] == "FlashMorph") & (seen["seed"] == 0)].set_index(["metric", "at"])["value"]
-    small, mid, half = study.SHARES
+    small, mid, half = scales.SHARES
     # Of one full block, one of the two other sets is better; of two, none; of four, a tie counts half.
     assert [mine["better", at] for at in (small, mid, half)] == [0.5, 0.0, 0.5]
     assert [mine["overlap seeds", at] for at in (small, mid, half)] == [0.0, pytest.approx(1 / 3), 1.0]

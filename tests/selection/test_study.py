@@ -4,7 +4,7 @@ import pytest
 
 from hybrid import frames, kinds, runs, studies
 from hybrid.conversion import HybridSpec
-from hybrid.selection import observations, study
+from hybrid.selection import observations, scales, study
 from hybrid.store import Store
 
 
@@ -14,10 +14,11 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("scale", study.SELECTION)
+@pytest.mark.parametrize("scale", scales.SELECTION)
 def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
-    size = study.selection_scale(scale)
-    specs = [spec for part in ("alignment", "selection", "consa") for spec in study.every(part, scale)]
+    size = scales.selection_scale(scale)
+    specs = [spec for part in ("alignment", "selection") for spec in study.every(part, scale)]
+    specs += [spec for arm in study.masks(scale).values() for spec in arm]
     assert len({spec.run_id for spec in specs}) == len(set(specs)) == len(specs)
     assert {spec.root for spec in specs} == {study.teacher(scale)}
     assert all(kinds.read(spec.to_dict()) == spec for spec in specs)
@@ -26,8 +27,8 @@ def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
 
 
 def test_budgets_are_a_sixth_a_quarter_and_a_half():
-    assert study.selection_scale("laptop").budgets == (1, 2, 4)
-    assert study.selection_scale("gpu").budgets == (2, 3, 6)
+    assert scales.selection_scale("laptop").budgets == (1, 2, 4)
+    assert scales.selection_scale("gpu").budgets == (2, 3, 6)
 
 
 def test_unknown_scales_are_refused():
@@ -37,8 +38,10 @@ def test_unknown_scales_are_refused():
 
 
 def test_follow_ups_need_stored_selections(empty):
-    with pytest.raises(ValueError, match=r"\(uniform, first, seed 0\) is not stored: run `python -m hybrid"):
+    with pytest.raises(study.NotStored, match=r"\(uniform, first, seed 0\) is not stored: run `python"):
         study.hybrids("smoke")
+    with pytest.raises(study.NotStored, match=r"\(FlashMorph on window, seed 0\) is not stored"):
+        study.given("smoke")
 
 
 def test_the_smallest_study_runs_through(empty):
@@ -65,4 +68,8 @@ def test_the_smallest_study_runs_through(empty):
     exhaustive = seen[(seen["name"] == "exhaustive") & (seen["metric"] == "better")]
     assert len(exhaustive) == 2 and (exhaustive["value"] <= 0.5).all()
     arms = seen[(seen["study"] == "consa") & (seen["metric"] == "loss")]
-    assert set(arms["name"]) == set(study.masks("smoke"))
+    assert set(arms["name"]) == set(study.masks("smoke")) | set(study.given("smoke"))
+    chosen = study.selections("smoke")["FlashMorph on window"][0]
+    for spec in study.given("smoke")["FlashMorph's blocks"]:
+        assert str(spec.given) in [row["layout"] for row in Store().read(chosen).metrics["layouts"]]
+        assert Store().read(spec).metrics["layout"] == str(spec.given).replace("L", "W")
