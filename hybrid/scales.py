@@ -137,7 +137,6 @@ SCALES: dict[str, Scale | Paper] = {
             eval_sequences=128,
         ),
         train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
-        seeds=(0, 1),
     ),
     "gpu": Scale(
         depth=24,
