@@ -100,6 +100,10 @@ class ModelConfig:
     """Query heads of the `F` and `W` blocks."""
     attn_kv_heads: int | None = None
     """Key and value heads of the `F` and `W` blocks; None: as many as query heads."""
+    attn_head_dim: int | None = None
+    """Channels of one head of the `F` and `W` blocks; None: hidden_size / attn_heads."""
+    qkv_bias: bool = False
+    """Add a bias to the queries, keys and values of `F` and `W` blocks, as Qwen2 does."""
     window: int | None = None
     """Tokens a `W` block sees, itself included; needed if and only if the layout has a `W`."""
     full_heads: tuple[tuple[int, ...], ...] | None = None
@@ -110,6 +114,8 @@ class ModelConfig:
     """Base of the rotary position embedding of `F` and `W` blocks; None: no position embedding."""
     qk_norm: bool = False
     """RMS-normalise queries and keys of `F` and `W` blocks, per head."""
+    qk_norm_eps: float = 1e-5
+    """Added under the root of these norms; the reference fixes it at 1e-5, Qwen3 takes the `norm_eps`."""
     conv: int | str = "reference"
     """Width of the causal short convolution: "reference" (each mixer as published: 4 for the two
     delta-rule mixers, none elsewhere), "none", or one width in tokens for every mixer, full
@@ -117,7 +123,8 @@ class ModelConfig:
     tie_embeddings: bool = False
     """Share the embedding matrix with the output layer."""
     norm_eps: float = 1e-6
-    """Added under the root of every RMSNorm, but for the two kinds that the reference fixes at 1e-5."""
+    """Added under the root of every RMSNorm, but for HGRN-2's output norm, which the reference fixes at 1e-5,
+    and for the norms with an epsilon of their own, `qk_norm_eps`."""
     init_std: float = 0.02
     """Standard deviation of the normal initialisation of every matrix."""
 
@@ -126,15 +133,16 @@ class ModelConfig:
         object.__setattr__(self, "layout", Layout.parse(self.layout))
         if self.mixer not in MIXERS:
             raise ValueError(f"unknown mixer {self.mixer!r}; allowed: {', '.join(MIXERS)}")
-        optional = ("mlp_size", "num_heads", "head_k_dim", "head_v_dim", "attn_kv_heads", "window")
+        optional = ("mlp_size", "num_heads", "head_k_dim", "head_v_dim", "window")
+        optional += ("attn_kv_heads", "attn_head_dim")
         given = [name for name in optional if getattr(self, name) is not None]
         _positive(self, "vocab_size", "hidden_size", "attn_heads", *given)
-        if self.hidden_size % self.attn_heads:
+        if self.attn_head_dim is None and self.hidden_size % self.attn_heads:
             raise ValueError(f"attn_heads must divide hidden_size {self.hidden_size}; got {self.attn_heads}")
-        if self.hidden_size // self.attn_heads % 2 and self.rope_theta is not None:
+        if self.head_dim % 2 and self.rope_theta is not None:
             raise ValueError(
-                "rotary positions need an even number of channels a head; got "
-                f"{self.hidden_size // self.attn_heads} (hidden_size / attn_heads)"
+                f"rotary positions need an even number of channels a head; got {self.head_dim} "
+                "(attn_head_dim, or else hidden_size / attn_heads)"
             )
         if self.attn_kv_heads is not None and self.attn_heads % self.attn_kv_heads:
             raise ValueError(
@@ -161,6 +169,11 @@ class ModelConfig:
     def kv_heads(self) -> int:
         """Key and value heads of the attention blocks."""
         return self.attn_kv_heads or self.attn_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head of the attention blocks."""
+        return self.attn_head_dim or self.hidden_size // self.attn_heads
 
     def spans(self, index: int) -> list[tuple[tuple[int, ...], int | None]]:
         """Key-value heads of block `index` that see equally far, with how far: the whole past (None) or a

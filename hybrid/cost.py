@@ -39,9 +39,10 @@ class _Mixer(NamedTuple):
 def _mixer(config: ModelConfig, letter: str) -> _Mixer:
     h = config.hidden_size
     if letter != "L":
-        head = h // config.attn_heads
-        kv = config.kv_heads * head
-        return _Mixer(((h, h), (h, kv), (h, kv), (h, h)), h + 2 * kv, 2 * head * config.qk_norm, 0)
+        head = config.head_dim
+        q, kv = config.attn_heads * head, config.kv_heads * head
+        vectors = 2 * head * config.qk_norm + (q + 2 * kv) * config.qkv_bias
+        return _Mixer(((h, q), (h, kv), (h, kv), (q, h)), q + 2 * kv, vectors, 0)
     heads, k, v = linear_heads(config)
     keys, values = heads * k, heads * v
     q_k_v_o = ((h, keys), (h, keys), (h, values), (values, h))
@@ -125,7 +126,7 @@ def flops_by_part(config: ModelConfig, length: int) -> dict[str, float]:
         if letter == "L":
             parts["state"] += PASSES[config.mixer] * m.state
         for heads, window in config.spans(index):
-            channels = config.hidden_size // config.kv_heads * len(heads)
+            channels = config.attn_heads // config.kv_heads * config.head_dim * len(heads)
             parts["state"] += 4 * channels * _mean_seen(length, window)
     parts["mlps"] = config.depth * 6 * config.hidden_size * mlp_size(config)
     parts["head"] = 2 * config.hidden_size * config.vocab_size
@@ -167,7 +168,7 @@ def cache_bytes(config: ModelConfig, length: int, dtype_bytes: int = 2) -> int:
     Decoding needs these and `state_bytes`. Raises ``ValueError`` for a length below 1.
     """
     _check_length(length)
-    width = 2 * (config.hidden_size // config.attn_heads)
+    width = 2 * config.head_dim
     spans = [span for index in range(config.depth) for span in config.spans(index)]
     return dtype_bytes * width * sum(len(heads) * min(length, window or length) for heads, window in spans)
 

@@ -19,6 +19,7 @@ from hybrid.fla_families import (
     Family,
 )
 from hybrid.mixers.geometry import conv_width, linear_heads, mlp_size
+from hybrid.mixers.norms import REFERENCE_EPS
 
 
 class NotExpressible(ValueError):
@@ -51,7 +52,7 @@ def to_fla(config: ModelConfig) -> dict:
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
     } | family.fixed
-    attention = {"num_heads": config.attn_heads, "num_kv_heads": config.kv_heads, "qkv_bias": False}
+    attention = {"num_heads": config.attn_heads, "num_kv_heads": config.kv_heads, "qkv_bias": config.qkv_bias}
     windows = {"F": None, "W": config.window}
     specs = [
         attention | {"layers": layers, "window_size": window, "rope_theta": config.rope_theta}
@@ -82,7 +83,13 @@ def _reasons(config: ModelConfig, family: Family) -> list[str]:
         "heads of one block that see differently far (full_heads)": config.full_heads,
         "a short convolution on attention": attention and conv_width(config, "F"),
         "attention without rotary positions": attention and config.rope_theta is None,
+        "attention heads of another width than hidden_size / attn_heads (attn_head_dim)": (
+            attention and config.head_dim * config.attn_heads != config.hidden_size
+        ),
         "qk_norm beside a linear mixer": config.qk_norm and attention and linear,
+        f"qk_norm with another qk_norm_eps than {REFERENCE_EPS}": (
+            config.qk_norm and attention and config.qk_norm_eps != REFERENCE_EPS
+        ),
         f"a short convolution on {config.mixer}": (
             linear and conv_width(config, "L") and "use_short_conv" in family.fixed
         ),
@@ -168,20 +175,21 @@ def _attention(attn: dict | list | None, depth: int) -> dict:
                 f"attn entries need layers and num_heads; allowed besides: {', '.join(SPEC)}; got {spec!r}"
             )
         spec = SPEC | spec
-        _check("attn", "qkv_bias", spec["qkv_bias"], False, only=True)
+        _check("attn", "qkv_bias", spec["qkv_bias"], False, only=False)
         _check("attn", "rope_theta", spec["rope_theta"], 1.0, only=False)
         for layer in spec["layers"]:
             if layer not in range(depth) or letters[layer] != "L":
                 raise ValueError(f"attn layers must be distinct and in 0..{depth - 1}; refused at {layer!r}")
             letters[layer] = "F" if spec["window_size"] is None else "W"
             windows |= {spec["window_size"]} - {None}
-            kinds.add((spec["num_heads"], spec["num_kv_heads"] or spec["num_heads"], spec["rope_theta"]))
+            kv_heads = spec["num_kv_heads"] or spec["num_heads"]
+            kinds.add((spec["num_heads"], kv_heads, spec["rope_theta"], spec["qkv_bias"]))
     if len(kinds) > 1 or len(windows) > 1:
         raise ValueError(
-            "all attention blocks must have the same num_heads, num_kv_heads and rope_theta, and all "
-            f"sliding ones the same window_size; got {sorted(kinds)} and windows {sorted(windows)}"
+            "all attention blocks must have the same num_heads, num_kv_heads, rope_theta and qkv_bias, and "
+            f"all sliding ones the same window_size; got {sorted(kinds)} and windows {sorted(windows)}"
         )
     fields = {"layout": "".join(letters), "window": next(iter(windows), None)}
-    for heads, kv_heads, theta in kinds:
-        fields |= {"attn_heads": heads, "attn_kv_heads": kv_heads, "rope_theta": theta}
+    for heads, kv_heads, theta, bias in kinds:
+        fields |= {"attn_heads": heads, "attn_kv_heads": kv_heads, "rope_theta": theta, "qkv_bias": bias}
     return fields

@@ -171,8 +171,9 @@ FAMILIES = {
             "window_size": None,
             "rope_theta": 10_000.0,
             "qk_norm": False,
+            "qkv_bias": False,
         },
-        {"qkv_bias": False, "elementwise_affine": True},
+        {"elementwise_affine": True},
     ),
 }
 """fla's model types, by name."""

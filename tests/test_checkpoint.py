@@ -35,6 +35,8 @@ for _mixer in MIXERS:
     CONFIGS[f"{_mixer}-hybrid"] = config_of(_mixer, "LLLF")
     CONFIGS[f"{_mixer}-windows"] = config_of(_mixer, "LWLF", window=8, rope_theta=5e4)
 CONFIGS["transformer"] = config_of("gla", "FF", qk_norm=True)
+CONFIGS["transformer-bias"] = config_of("gla", "FF", qkv_bias=True)
+CONFIGS["hybrid-bias"] = config_of("gla", "LWLF", window=8, qkv_bias=True)
 CONFIGS["transformer-window"] = config_of("gla", "WW", window=8)
 CONFIGS["no-convolution"] = config_of("gated_deltanet", "LLF", conv="none")
 CONFIGS["convolution"] = config_of("gla", "LL", conv=3)
@@ -235,6 +237,8 @@ INEXPRESSIBLE = {
     "convolution on attention": (config_of("gla", "LF", conv=4), "short convolution on attention"),
     "convolution on retnet": (config_of("retnet", "LL", conv=4), "short convolution on retnet"),
     "qk_norm in a hybrid": (config_of("gla", "LF", qk_norm=True), "qk_norm"),
+    "wide heads": (config_of("gla", "LF", attn_head_dim=20), r"hidden_size / attn_heads \(attn_head_dim\)"),
+    "another epsilon": (config_of("gla", "FF", qk_norm=True, qk_norm_eps=1e-6), "qk_norm_eps than 1e-05"),
     "no positions": (config_of("gla", "LF", rope_theta=None), "rotary"),
     "two kinds of attention alone": (config_of("gla", "FW", window=4), "sliding-window"),
     "full heads in a hybrid": (config_of("gla", "LW", window=4, full_heads=((), (1,))), r"\(full_heads\)"),

@@ -33,6 +33,9 @@ model_configs = st.text(alphabet="LFW", min_size=1, max_size=8).flatmap(with_lay
     hidden_size=st.sampled_from([64, 128]),
     mlp_size=st.none() | st.integers(1, 300),
     attn_heads=st.sampled_from([2, 4]),
+    attn_head_dim=st.none() | st.sampled_from([2, 10]),
+    qkv_bias=st.booleans(),
+    qk_norm_eps=st.sampled_from([1e-5, 1e-6]),
     rope_theta=st.none() | st.sampled_from([1e4, 5e5]),
     qk_norm=st.booleans(),
     conv=st.sampled_from(["reference", "none", 2, 4]),
@@ -152,6 +155,11 @@ def test_tables_can_be_grouped_by_full_heads():
             "attn_kv_heads must divide attn_heads 8; got 3",
         ),
         (lambda: ModelConfig("F", hidden_size=12, attn_heads=4), "even number of channels a head; got 3"),
+        (lambda: ModelConfig("F", attn_head_dim=5), "even number of channels a head; got 5 (attn_head_dim,"),
+        (
+            lambda: ModelConfig("F", attn_head_dim=0),
+            "attn_head_dim must be a whole number of at least 1; got 0",
+        ),
         (
             lambda: ModelConfig("WF"),
             "window is needed if and only if the layout has a W block; got window=None",
@@ -260,6 +268,11 @@ def test_default_heads_are_the_reference_configs(mixer, heads, state):
 @pytest.mark.parametrize(("mixer", "inner"), [("gla", (2816, 5632)), ("retnet", (1536, 2816))])
 def test_default_mlp_sizes_are_the_reference_configs(mixer, inner):
     assert tuple(mlp_size(ModelConfig("L", mixer, hidden_size=h)) for h in (1024, 2048)) == inner
+
+
+def test_heads_of_attention_have_a_width_of_their_own_if_asked():
+    assert ModelConfig("F", hidden_size=64, attn_heads=4).head_dim == 16
+    assert ModelConfig("F", hidden_size=64, attn_heads=3, attn_head_dim=10).head_dim == 10
 
 
 def test_convolution_arms():

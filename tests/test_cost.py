@@ -35,6 +35,8 @@ def configs(draw) -> ModelConfig:
         attn_kv_heads=kv_heads,
         window=draw(st.integers(1, 9)) if "W" in letters else None,
         full_heads=full_heads if any(full_heads) else None,
+        attn_head_dim=draw(st.sampled_from([None, 6, 20])),
+        qkv_bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
         conv=draw(st.sampled_from(["reference", "none", 2, 4])),
         tie_embeddings=draw(st.booleans()),
@@ -174,9 +176,8 @@ def test_attention_pairs_against_a_mask(length, window):
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.sets(st.integers(0, 3), min_size=1, max_size=3))
 def test_a_full_head_costs_what_it_sees(length, window, full):
-    config = ModelConfig(
-        "WWF", hidden_size=64, attn_heads=8, attn_kv_heads=4, window=window, full_heads=((), sorted(full), ())
-    )
+    heads = {"attn_heads": 8, "attn_kv_heads": 4, "attn_head_dim": 10}
+    config = ModelConfig("WWF", hidden_size=64, window=window, full_heads=((), sorted(full), ()), **heads)
     ahead = np.arange(length)[:, None] - np.arange(length)
     pairs = keys = 0
     for head in range(8):
@@ -184,19 +185,19 @@ def test_a_full_head_costs_what_it_sees(length, window, full):
             reach = length if block == 2 or (block == 1 and head // 2 in full) else window
             pairs += ((ahead >= 0) & (ahead < reach)).sum()
             keys += min(length, reach) * (head % 2)
-    assert cost.flops_by_part(config, length)["state"] * length == pytest.approx(4 * 8 * pairs)
-    assert cost.cache_bytes(config, length) == 2 * 2 * 8 * keys
+    assert cost.flops_by_part(config, length)["state"] * length == pytest.approx(4 * 10 * pairs)
+    assert cost.cache_bytes(config, length) == 2 * 2 * 10 * keys
     masked, plain = (cost.flops_by_part(c, length) for c in (config, replace(config, full_heads=None)))
     assert masked | {"state": 0} == plain | {"state": 0}
     assert cost.parameters(config) == cost.parameters(replace(config, full_heads=None))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("conv", ["none", 4])
-def test_flops_against_the_counter_of_pytorch(mixer, conv):
+@pytest.mark.parametrize(("conv", "head"), [("none", None), (4, None), (4, 6)])
+def test_flops_against_the_counter_of_pytorch(mixer, conv, head):
     config = ModelConfig(
         "LFL", mixer, vocab_size=50, hidden_size=64, attn_heads=4, attn_kv_heads=2, conv=conv,
-        **WIDTHS.get(mixer, {"num_heads": 4}),
+        attn_head_dim=head, **WIDTHS.get(mixer, {"num_heads": 4}),
     )  # fmt: skip
     model, length = HybridLM(config), 16
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}

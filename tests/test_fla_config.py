@@ -54,8 +54,9 @@ REFUSED = {
     "grouped keys": ({"model_type": "retnet", "num_kv_heads": 2}, "num_kv_heads=2"),
     "query norm": ({"model_type": "delta_net", "qk_norm": "sum"}, "qk_norm='sum'.*'l2'"),
     "expanded state": ({"model_type": "hgrn", "expand_ratio": 2}, "expand_ratio=2"),
-    "bias": ({"model_type": "transformer", "qkv_bias": True}, "qkv_bias=True"),
-    "bias in a hybrid": (GDN | {"attn": ATTN | {"qkv_bias": True}}, "qkv_bias=True"),
+    "no bias": ({"model_type": "transformer", "qkv_bias": 1}, "qkv_bias must be bool; got 1"),
+    "no bias in a hybrid": (GDN | {"attn": ATTN | {"qkv_bias": 1}}, "qkv_bias must be bool; got 1"),
+    "one bias": (GDN | {"attn": [ATTN, ATTN | {"layers": [0], "qkv_bias": True}]}, "theta and qkv_bias"),
     "norm in a hybrid": (GDN | {"attn": ATTN | {"qk_norm": True}}, "qk_norm.*"),
     "no heads": (GDN | {"attn": {"layers": [1]}}, "num_heads"),
     "layer outside": (GDN | {"attn": ATTN | {"layers": [2]}}, r"0\.\.1.*2"),
@@ -167,6 +168,7 @@ def configs(draw):
         window=draw(st.integers(1, 99)) if "W" in layout else None,
         rope_theta=draw(st.none() | st.floats(1, 1e7)),
         qk_norm=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
         conv=draw(st.sampled_from(("reference", "none", 2, 4, 5))),
         tie_embeddings=draw(st.booleans()),
         norm_eps=draw(st.sampled_from((1e-5, 1e-6))),
@@ -178,7 +180,7 @@ def configs(draw):
 def meaning(config: ModelConfig) -> tuple:
     """Everything a config decides, with what no block of its layout reads left out."""
     letters = config.layout.letters
-    attention = (config.attn_heads, config.kv_heads, config.rope_theta, config.qk_norm)
+    attention = (config.attn_heads, config.kv_heads, config.rope_theta, config.qk_norm, config.qkv_bias)
     return (
         letters,
         (config.mixer, linear_heads(config)) if "L" in letters else None,

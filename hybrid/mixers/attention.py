@@ -9,7 +9,7 @@ from hybrid.config import ModelConfig
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width
-from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm, rotate
+from hybrid.mixers.norms import RMSNorm, rotate
 
 Cache = tuple[Tensor, Tensor]
 """Keys [B, S, G, K] and values [B, S, G, V] of the last S tokens."""
@@ -52,20 +52,20 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         letter = config.layout.letters[index]
-        hidden, width = config.hidden_size, conv_width(config, letter)
-        self.head_dim = hidden // config.attn_heads
+        hidden, width, bias = config.hidden_size, conv_width(config, letter), config.qkv_bias
+        self.head_dim = config.head_dim
         self.spans = config.spans(index)
         self.rope_theta = config.rope_theta
-        kv_width = config.kv_heads * self.head_dim
-        self.q_proj = nn.Linear(hidden, hidden, bias=False)
-        self.k_proj = nn.Linear(hidden, kv_width, bias=False)
-        self.v_proj = nn.Linear(hidden, kv_width, bias=False)
-        self.q_conv1d = ShortConv(hidden, width, silu=width > 0)
+        q_width, kv_width = config.attn_heads * self.head_dim, config.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(hidden, q_width, bias=bias)
+        self.k_proj = nn.Linear(hidden, kv_width, bias=bias)
+        self.v_proj = nn.Linear(hidden, kv_width, bias=bias)
+        self.q_conv1d = ShortConv(q_width, width, silu=width > 0)
         self.k_conv1d = ShortConv(kv_width, width, silu=width > 0)
         self.v_conv1d = ShortConv(kv_width, width, silu=width > 0)
-        self.q_norm = RMSNorm(self.head_dim, REFERENCE_EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, REFERENCE_EPS) if config.qk_norm else nn.Identity()
-        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
+        self.o_proj = nn.Linear(q_width, hidden, bias=False)
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
         """x [B, T, hidden] -> y [B, T, hidden] and the state after it."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 REFERENCE_EPS = 1e-5
 """Epsilon of the norms to which flash-linear-attention's layers do not pass their own on: HGRN-2's output
-norm and attention's norms of queries and keys. Models trained there depend on it."""
+norm and attention's norms of queries and keys (`ModelConfig.qk_norm_eps`). Models trained there depend
+on it."""
 
 
 def full_precision(x: Tensor) -> Tensor:
