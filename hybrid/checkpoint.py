@@ -1,22 +1,30 @@
-"""Checkpoints in the Hugging Face form of flash-linear-attention: config.json and safetensors."""
+"""Checkpoints in the Hugging Face form: config.json and safetensors.
+
+Written are flash-linear-attention's model types, or "hybrid_lm" for what it cannot express; read are these
+and Hugging Face's own of plain full attention (`hybrid.huggingface`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from hybrid.config import ModelConfig
+from hybrid import fla_families, huggingface
+from hybrid.config import ModelConfig, TaskConfig, TrainConfig
 from hybrid.fla_config import NotExpressible, from_fla, to_fla
 from hybrid.hub import unreachable
 from hybrid.model import HybridLM
+from hybrid.specs import Spec
 
 OWN_TYPE = "hybrid_lm"
 """`model_type` of a model that flash-linear-attention cannot express; its keys are `ModelConfig`'s."""
@@ -24,6 +32,57 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 PATTERNS = ("*.json", "*.safetensors")
 """Files that are copied from the hub: no code, no pickles."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
+"""Files of which a checkpoint with a tokenizer has one."""
+
+
+@dataclass(frozen=True)
+class CheckpointSpec(Spec):
+    """A trained model that no run here made: it can be a teacher as a `RunSpec` can. See `of`."""
+
+    kind = "checkpoint"
+    layer = "conversion"
+
+    source: str
+    """A folder, or a hub id ``OWNER/NAME``; anything that `load` reads."""
+    fingerprint: str
+    """`fingerprint` of its weights: other weights of that name are refused."""
+    model: ModelConfig
+    """What its config describes."""
+    task: TaskConfig
+    """What it is measured on, and what a student learns from; the tokenizer must be the checkpoint's."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Nothing is trained: of this only the batch counts, the sequences that are read at once."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; None: its main branch. A folder has none."""
+
+    seed: ClassVar[int] = 0
+    """As of a `RunSpec`; no number that is measured depends on it."""
+
+    @classmethod
+    def of(
+        cls,
+        source: str | Path,
+        task: TaskConfig,
+        train: TrainConfig | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """The spec of the checkpoint that lies there now; if it has a tokenizer, the task takes that.
+
+        Raises what `load` raises for a source or a config.
+        """
+        folder = fetch(source, revision)
+        if any((folder / name).is_file() for name in TOKENIZERS):
+            task = replace(task, tokenizer=str(source))
+        model, train = read_config(folder), train or TrainConfig()
+        return cls(str(source), fingerprint(folder), model, task, train, revision)
+
+    @property
+    def title(self) -> str:
+        """A few words for messages and tables."""
+        return f"{self.kind} {self.source}"
 
 
 def save(model: HybridLM, folder: str | Path) -> None:
@@ -57,8 +116,9 @@ def load(
 ) -> HybridLM:
     """Read a model from a folder, or from the hub by its id ``OWNER/NAME``.
 
-    Reads flash-linear-attention's model types and "hybrid_lm", in one file or in shards. The tensors
-    are mapped from the files, not drawn first and then replaced. Code and pickles are never read.
+    Reads flash-linear-attention's model types, "hybrid_lm" and Hugging Face's "llama", "qwen2" and
+    "qwen3", in one file or in shards. The tensors are mapped from the files, not drawn first and then
+    replaced. Code and pickles are never read.
 
     Args:
         path_or_hub_id: a folder wins over a hub id of the same spelling.
@@ -67,15 +127,21 @@ def load(
         revision: branch, tag or commit on the hub; None: its main branch.
 
     Raises ``FileNotFoundError`` for a missing folder or file, ``ConnectionError`` within a second when
-    the hub is needed and cannot be reached, and ``ValueError`` for a config that `from_fla` refuses,
-    for pickled weights, and for tensors that are missing, misshaped, or unknown and not all zero.
-    Unknown tensors that are all zero (``attn.D`` of older Gated DeltaNets) are left out with a warning.
+    the hub is needed and cannot be reached, and ``ValueError`` for a config that `from_fla` or
+    `from_huggingface` refuses, for pickled weights, and for tensors that are missing, misshaped, or
+    unknown and not all zero. Unknown tensors of flash-linear-attention's types that are all zero
+    (``attn.D`` of older Gated DeltaNets) are left out with a warning.
     """
     folder = fetch(path_or_hub_id, revision)
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder)
     tensors = _read_tensors(folder)
     with torch.device("meta"):
         model = HybridLM(config)
+    if _read_json(folder / CONFIG)["model_type"] in huggingface.FAMILIES:
+        try:
+            tensors = huggingface.renamed(tensors, model)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
     _fit(tensors, model, folder)
     model.load_state_dict(tensors, strict=False, assign=True)
     if config.tie_embeddings:
@@ -140,21 +206,36 @@ def _read_json(path: Path) -> dict:
     return value
 
 
-def _read_config(path: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """The config of the model in a folder. Raises ``ValueError`` as `load`."""
+    path = folder / CONFIG
     given = _read_json(path)
+    readers = {OWN_TYPE: _from_own}
+    readers |= dict.fromkeys(fla_families.FAMILIES, from_fla)
+    readers |= dict.fromkeys(huggingface.FAMILIES, huggingface.from_huggingface)
+    name = given.get("model_type")
+    if name not in readers:
+        raise ValueError(f"{path}: unknown model_type {name!r}; allowed: {', '.join(readers)}")
     try:
-        if given.get("model_type") == OWN_TYPE:
-            fields = {k: v for k, v in given.items() if k not in ("model_type", "architectures")}
-            return ModelConfig(**fields)
-        return from_fla(given)
+        return readers[name](given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _from_own(given: dict) -> ModelConfig:
+    return ModelConfig(**{k: v for k, v in given.items() if k not in ("model_type", "architectures")})
 
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the files of weights in a folder."""
+    digest = hashlib.sha256()
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
     elif (folder / INDEX).is_file():
@@ -166,11 +247,19 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"{folder} holds pickles, which are never read: {', '.join(pickles)}; allowed: {WEIGHTS}"
             )
         raise FileNotFoundError(f"{folder} holds neither {WEIGHTS} nor {INDEX}")
-    tensors = {}
     for name in names:
         path = folder / name
         if path.parent != folder or not path.is_file():
             raise FileNotFoundError(f"{folder / INDEX} names a shard that is not beside it: {name}")
+    return [folder / name for name in names]
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors = {}
+    for path in _weight_files(folder):
         try:
             tensors |= load_file(path)
         except SafetensorError as error:

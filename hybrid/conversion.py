@@ -1,7 +1,8 @@
 """A trained Transformer becomes a hybrid: what is carried over, what is new, and how it is taught.
 
 Source: HALO (2601.22156), RADLADS (2505.03005) and "Distilling to hybrid attention models via
-KL-guided layer selection" (2512.20569) share one protocol of three stages, which `PRESETS` hold.
+KL-guided layer selection" (2512.20569) share one protocol of three stages; their sizes are in
+`hybrid.presets`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hybrid.checkpoint import CheckpointSpec
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.data.passkeys import Passkeys
 from hybrid.layout import Layout
+from hybrid.mixers.geometry import linear_heads
 from hybrid.mixers.norms import full_precision
 from hybrid.model import HybridLM
 from hybrid.specs import Spec
@@ -37,6 +40,15 @@ class Stage:
     """Tokens of a sequence; None: the teacher's."""
     recall_fraction: float | None = None
     """Share of the sequences that are recall; None: the teacher's; 0 is plain text, as published."""
+    mixer_lr: float | None = None
+    """Peak learning rate of the mixers of all blocks, on the schedule of the others; None: theirs too."""
+
+    def __post_init__(self) -> None:
+        if self.mixer_lr is not None:
+            if not self.mixer_lr > 0:
+                raise ValueError(f"mixer_lr must be positive, or None; got {self.mixer_lr!r}")
+            # Equal specs have one name.
+            object.__setattr__(self, "mixer_lr", float(self.mixer_lr))
 
     def task(self, teacher: TaskConfig) -> TaskConfig:
         """The teacher's task at this stage's length and mixture."""
@@ -51,8 +63,8 @@ class AlignSpec(Spec):
     kind = "align"
     layer = "conversion"
 
-    teacher: RunSpec
-    """The run that trains the teacher."""
+    teacher: RunSpec | CheckpointSpec
+    """The run that trains the teacher, or the checkpoint that holds it."""
     branch: str = "gated_deltanet"
     """The second mixer, one of `BRANCHES`; a window shares the teacher's weights and is not taught."""
     stage: Stage | None = None
@@ -63,6 +75,8 @@ class AlignSpec(Spec):
     """Seeds the new weights and the order of the data."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.teacher, RunSpec | CheckpointSpec):
+            raise ValueError(f"the teacher must be a run or a checkpoint; got {self.teacher!r}")
         student_config(self.teacher.model, "L" * self.teacher.model.depth, self.branch, self.window)
         if self.branch == "window" and self.stage is not None:
             raise ValueError("a window shares the teacher's weights: stage must be None")
@@ -87,8 +101,9 @@ class HybridSpec(Spec):
     """Cross-entropy on longer sequences; None: left out."""
     drop_rope: bool = False
     """Take the rotary positions out of the attention that stays, as HALO does for long texts."""
-    passkeys: Passkeys = field(default_factory=Passkeys)
-    """What the hybrid is measured on, beside the teacher's task, after every stage."""
+    passkeys: Passkeys | None = field(default_factory=Passkeys)
+    """What the hybrid is measured on, beside the teacher's task, after every stage; None: on that task alone,
+    as for a checkpoint that knows no symbols beside its text."""
     seed: int = 0
     """Seeds the order of the data."""
 
@@ -107,7 +122,7 @@ def student_config(
     Every linear head has the shape of a query head of the teacher; a window stands as `W`.
 
     Raises ``ValueError`` for a teacher that is not all full attention, a layout of another depth, an
-    unknown branch, or a window without its width.
+    unknown branch, a window without its width, or heads of a shape that the mixer cannot have.
     """
     letters = str(Layout.parse(layout))
     if branch not in BRANCHES:
@@ -123,9 +138,11 @@ def student_config(
         return replace(teacher, layout=letters, window=window if "W" in letters else None)
     if "L" not in letters:
         return teacher
-    head = teacher.hidden_size // teacher.attn_heads
+    head = teacher.head_dim
     heads = {"num_heads": teacher.attn_heads, "head_k_dim": head, "head_v_dim": head}
-    return replace(teacher, layout=letters, mixer=branch, **({} if branch == "hgrn" else heads))
+    student = replace(teacher, layout=letters, mixer=branch, **({} if branch == "hgrn" else heads))
+    linear_heads(student)
+    return student
 
 
 @torch.no_grad()
@@ -134,7 +151,8 @@ def carry_over(teacher: HybridLM, student: HybridLM) -> list[str]:
 
     Embeddings, norms, MLPs and attention that stays are copied as they are. A linear mixer takes the
     teacher's projections and short convolutions (`CARRIED`), those of a key-value head once for each
-    query head that reads it, and the output projection. Gates and decays keep their start.
+    query head that reads it, and the output projection. Gates and decays keep their start. Linear mixers
+    have no biases and no norms of queries and keys, so those of the teacher stay behind.
 
     Returns the names of the parameters of linear mixers that were taken over.
     """
@@ -164,8 +182,12 @@ def _projection(name: str, source: dict[str, Tensor], config: ModelConfig, group
     found = source.get(f"{prefix}.attn.{roles[role]}_{rest}")
     if found is None or roles[role] not in ("k", "v") or group == 1:
         return found
-    head = config.hidden_size // config.attn_heads
-    return found.unflatten(0, (-1, head)).repeat_interleave(group, dim=0).flatten(0, 1)
+    return found.unflatten(0, (-1, config.head_dim)).repeat_interleave(group, dim=0).flatten(0, 1)
+
+
+def of_mixer(name: str) -> bool:
+    """Whether the parameter of that name belongs to a mixer; the bounds that HGRN's mixers share do."""
+    return ".attn." in name or name.endswith("lower_bounds")
 
 
 class Mixed(NamedTuple):
@@ -195,7 +217,7 @@ class Morphable(nn.Module):
         self.carried = carry_over(teacher, self.student)
         if branch != "window":
             for name, parameter in self.student.named_parameters():
-                parameter.requires_grad_(".attn." in name or name.endswith("lower_bounds"))
+                parameter.requires_grad_(of_mixer(name))
 
     @property
     def depth(self) -> int:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from hybrid import provenance, training
+from hybrid.checkpoint import CheckpointSpec, fetch, fingerprint, load
 from hybrid.config import RunSpec
-from hybrid.conversion import AlignSpec, HybridSpec, Morphable, Stage
-from hybrid.data.module import TaskData
+from hybrid.conversion import AlignSpec, HybridSpec, Morphable, Stage, of_mixer
+from hybrid.data.module import TaskData, vocab_size
 from hybrid.evaluation import evaluate, passkey_accuracy, text_loss
 from hybrid.loop import Diverged, LearningCurve, LitModule, train
 from hybrid.model import HybridLM
@@ -27,7 +29,30 @@ DATA_SEED = {"align": 10_000, "distill": 20_000, "finetune": 30_000}
 """Added to the seed of a spec: no stage sees the batches that its teacher was trained on."""
 
 
-class LitAlign(LitModule):
+class LitStage(LitModule):
+    """A stage under training; its mixers learn at its `mixer_lr`, if it has one, on the same schedule.
+
+    Source: RADLADS, 2505.03005, step 2a; 2512.20569, its second stage.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage.train)
+        self.mixer_lr = stage.mixer_lr
+
+    def parameter_groups(self) -> list[dict]:
+        groups = super().parameter_groups()
+        if self.mixer_lr is None:
+            return groups
+        mixers = {id(p) for name, p in self.named_parameters() if of_mixer(name)}
+        split = []
+        for group in groups:
+            inside = [p for p in group["params"] if id(p) in mixers]
+            others = [p for p in group["params"] if id(p) not in mixers]
+            split += [group | {"params": others}, group | {"params": inside, "lr": self.mixer_lr}]
+        return split
+
+
+class LitAlign(LitStage):
     """Stage 1: the mean over blocks of the squared error between a second mixer's output and attention's,
     both on the teacher's own stream; all blocks in one pass, none reads another's.
 
@@ -35,7 +60,7 @@ class LitAlign(LitModule):
     """
 
     def __init__(self, morphable: Morphable, stage: Stage) -> None:
-        super().__init__(stage.train)
+        super().__init__(stage)
         self.morphable = morphable
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -43,7 +68,7 @@ class LitAlign(LitModule):
         return torch.stack([F.mse_loss(second, full) for full, second in pairs]).mean()
 
 
-class LitDistill(LitModule):
+class LitDistill(LitStage):
     """Stage 2: forward KL divergence, ``sum_v p(v) (log p(v) - log q(v))`` from the teacher's prediction p
     to the hybrid's q, mean over all positions, in nats.
 
@@ -51,7 +76,7 @@ class LitDistill(LitModule):
     """
 
     def __init__(self, teacher: HybridLM, model: HybridLM, stage: Stage) -> None:
-        super().__init__(stage.train)
+        super().__init__(stage)
         # A function, not a module: Lightning neither moves nor saves what is not taught.
         self.target, self.model = torch.no_grad()(teacher.forward), model
 
@@ -62,18 +87,54 @@ class LitDistill(LitModule):
         return F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
-class LitFinetune(LitModule):
+class LitFinetune(LitStage):
     """Stage 3: cross-entropy of the next token, as in training, on longer sequences."""
 
     def __init__(self, model: HybridLM, stage: Stage) -> None:
-        super().__init__(stage.train)
+        super().__init__(stage)
         self.model = model
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model(batch["input_ids"], labels=batch["labels"]).loss
 
 
-def teacher(spec: RunSpec) -> HybridLM:
+def teacher(spec: RunSpec | CheckpointSpec) -> HybridLM:
+    """The model that teaches, in float32: `trained` here, or `read` from a checkpoint."""
+    return {"run": trained, "checkpoint": read}[spec.kind](spec)
+
+
+def read(spec: CheckpointSpec) -> HybridLM:
+    """The model of a checkpoint, in float32.
+
+    Raises ``ValueError`` when it has no embedding for every id of its task, or when the weights or the
+    config that lie there now are not those of the spec, and what `hybrid.checkpoint.load` raises.
+    """
+    needed = vocab_size(spec.task)
+    if spec.model.vocab_size < needed:
+        raise ValueError(f"the task needs a vocab_size of at least {needed}; got {spec.model.vocab_size}")
+    folder = fetch(spec.source, spec.revision)
+    if (found := fingerprint(folder)) != spec.fingerprint:
+        raise ValueError(f"{spec.source} must hold weights of fingerprint {spec.fingerprint}; got {found}")
+    model = load(folder, device=device(), dtype=torch.float32)
+    if model.config != spec.model:
+        raise ValueError(f"{spec.source} must hold a model of {spec.model}; got {model.config}")
+    return model
+
+
+def measure(
+    spec: CheckpointSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True
+) -> Result:
+    """The trainer of a `CheckpointSpec`, of which nothing is left to train: everything of `evaluate` on its
+    task, and ``parameters``. The seconds are those of measuring."""
+    model = read(spec)
+    start = time.perf_counter()
+    metrics = evaluate(model, TaskData(spec.task, spec.train, spec.seed))
+    metrics["parameters"] = sum(p.numel() for p in model.parameters())
+    evidence = provenance.collect(seconds=time.perf_counter() - start, tokens=0, layer=spec.layer)
+    return Result(spec.run_id, spec, "done", "", metrics, [], evidence)
+
+
+def trained(spec: RunSpec) -> HybridLM:
     """The trained model of a run, trained now if its weights are not kept; its result is stored too.
 
     Raises ``ValueError`` when its training diverged.
@@ -103,13 +164,13 @@ def aligned(spec: AlignSpec, progress: bool = False) -> Morphable:
         curve = LearningCurve(lambda module: {})
         train(LitAlign(morphable, spec.stage), data, curve, folder=checkpoints, progress=progress)
         folder.mkdir()
-        save_file(morphable.student.state_dict(), folder / WEIGHTS)
+        save_model(morphable.student, folder / WEIGHTS)
         (folder / CURVE).write_text(json.dumps(curve.state_dict()))
 
     if spec.stage is not None:
         folder = kept(spec, make)
         morphable.to(device())
-        morphable.student.load_state_dict(load_file(folder / WEIGHTS, device=device()))
+        load_model(morphable.student, folder / WEIGHTS, device=device())
     return morphable.requires_grad_(False).eval()
 
 
@@ -156,14 +217,15 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
     task at the end, and before and after each stage
 
     - ``stages``: rows ``stage`` ("converted", "distill", "finetune"), ``loss_bits_per_byte``,
-      ``passkey`` (accuracy at the first of the passkeys' `eval_lengths`);
+      ``passkey`` (accuracy at the first of the passkeys' `eval_lengths`), if there are passkeys;
     - ``passkey_by``: the rows of `passkey_accuracy` at each of them, beside their ``stage``.
 
     A stage whose loss was not finite makes the result "failed".
 
     Raises ``ValueError`` when the teacher cannot read the passkeys.
     """
-    spec.passkeys.check(spec.align.teacher.model, spec.align.teacher.task)
+    if spec.passkeys is not None:
+        spec.passkeys.check(spec.align.teacher.model, spec.align.teacher.task)
     root, run = Path(checkpoint_dir) if checkpoint_dir is not None else None, spec.align.teacher
     morphable = aligned(spec.align)
     model = morphable.hybrid(spec.layout, drop_rope=spec.drop_rope)
@@ -174,9 +236,10 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
     def measure(name: str) -> None:
         model.eval()
         rows = []
-        for length in spec.passkeys.eval_lengths:
+        for length in spec.passkeys.eval_lengths if spec.passkeys is not None else ():
             rows += passkey_accuracy(model, data, spec.passkeys, length)
-        stages.append({"stage": name, "passkey": rows[0]["accuracy"]} | text_loss(model, data))
+        passkey = {"passkey": rows[0]["accuracy"]} if rows else {}
+        stages.append({"stage": name} | passkey | text_loss(model, data))
         by.extend({"stage": name} | row for row in rows)
 
     modules = {
@@ -201,7 +264,7 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
         metrics = evaluate(model, data)
     except Diverged as error:
         status, message = "failed", str(error)
-    metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
+    metrics |= {"stages": stages, "passkey_by": by} | {k: v for k, v in stages[-1].items() if k == "passkey"}
     evidence = provenance.collect(seconds=seconds, tokens=tokens, layer=spec.layer)
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 

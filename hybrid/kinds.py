@@ -22,6 +22,7 @@ KINDS = {
     "run": Kind("hybrid.config:RunSpec", "hybrid.training:fit"),
     "align": Kind("hybrid.conversion:AlignSpec", "hybrid.distillation:align"),
     "hybrid": Kind("hybrid.conversion:HybridSpec", "hybrid.distillation:convert"),
+    "checkpoint": Kind("hybrid.checkpoint:CheckpointSpec", "hybrid.distillation:measure"),
     "select": Kind("hybrid.selection.base:SelectSpec", "hybrid.selection.run:select"),
     "consa": Kind("hybrid.selection.consa:ConsaSpec", "hybrid.selection.consa:consa"),
 }

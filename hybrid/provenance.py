@@ -35,7 +35,14 @@ SOURCES = {
         "mixers/*.py",
         "data/*.py",
     ),
-    "conversion": ("conversion.py", "distillation.py"),
+    "conversion": (
+        "conversion.py",
+        "distillation.py",
+        "checkpoint.py",
+        "huggingface.py",
+        "fla_config.py",
+        "fla_families.py",
+    ),
     "selection": tuple(
         f"selection/{name}.py"
         for name in (

@@ -117,14 +117,16 @@ def _plain(value: Any) -> Any:
 
 def _read(kind: type, values: Any) -> Any:
     """A value of that type from its plain form."""
-    if values is None or not (is_dataclass(kind) or issubclass(kind, Choice)):
+    if values is None or not (is_dataclass(kind) or issubclass(kind, (Choice, Spec))):
         return tuple(_tuples(values)) if isinstance(values, list) else values
     if kind is Layout:
         return Layout.parse(values)
     if not isinstance(values, dict):
         raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
     if issubclass(kind, Spec):
-        return kind.from_dict(values)
+        from hybrid import kinds
+
+        return kinds.read(values) if kind is Spec else kind.from_dict(values)
     if issubclass(kind, Choice):
         chosen = {c.kind: c for c in kind.__subclasses__()}
         if values.get("kind") not in chosen:
@@ -152,12 +154,13 @@ def _tuples(values: list) -> list:
 
 @cache
 def _types(kind: type) -> dict[str, type]:
-    """Type of every field; of a union the part that is not None."""
+    """Type of every field; of a union the part that is not None, and of several specs `Spec`."""
     hints = get_type_hints(kind)
     return {f.name: _one(hints[f.name]) for f in fields(kind)}
 
 
 def _one(hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        hint = Spec if len(parts) > 1 and all(issubclass(part, Spec) for part in parts) else parts[0]
     return get_origin(hint) or hint
