@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.data.module import stream
-from hybrid.loop import LitModule, learning_rate_factor
+from hybrid.distillation import LitStage
+from hybrid.loop import learning_rate_factor
 from hybrid.model import row_mean_loss
 from hybrid.selection import hard_concrete
 from hybrid.selection.masks import highest
@@ -22,7 +23,7 @@ NEAR = 0.01
 """A share this close to its target has reached it."""
 
 
-class LitMasked(LitModule):
+class LitMasked(LitStage):
     """A masked model under training on the next token, by AdamW, together with what sets its masks.
 
     What sets the masks learns at a constant rate of its own, in float32, without weight decay, and stands
@@ -30,7 +31,7 @@ class LitMasked(LitModule):
     """
 
     def __init__(self, masked: nn.Module, spec: ConsaSpec) -> None:
-        super().__init__(spec.learn.train)
+        super().__init__(spec.learn)
         self.masked, self.spec = masked, spec
         # In the checkpoint, as a stage that was over before a run was stopped is measured again.
         self.register_buffer("last_text_loss", torch.tensor(torch.nan))

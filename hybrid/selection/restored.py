@@ -26,11 +26,12 @@ class Restoration(Selector):
     """Linear everywhere but in block l, distilled to the teacher; the score of the block is minus the KL
     divergence that is left. The lower it is, the more the block matters.
 
-    All parameters of the hybrid learn, at one learning rate. Every block's hybrid starts from the same second
-    mixers and reads the same batches. A score is not renewed once other blocks are restored.
+    All parameters of the hybrid learn. Every block's hybrid starts from the same second mixers and reads the
+    same batches. A score is not renewed once other blocks are restored.
 
     Source: GA-S2 of "Distilling to hybrid attention models via KL-guided layer selection", 2512.20569, and
-    its code, fla-org/hybrid-distillation, which lets attention learn faster than the rest.
+    its code, fla-org/hybrid-distillation, which lets attention learn faster than the rest
+    (`Stage.mixer_lr`).
     """
 
     kind = "restoration"

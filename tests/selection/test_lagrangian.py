@@ -202,3 +202,19 @@ def test_scalar_gates_pay_for_their_mean_stay_in_range_and_keep_the_share():
     assert module.gates.min() >= 0 and module.gates.max() <= 1
     assert module.chosen().sum() == 4 and torch.equal(module.chosen(), best)
     assert last["expected"] == pytest.approx(1 - module.gates.mean().item())
+
+
+def test_mixers_under_masks_learn_at_their_own_rate_and_masks_at_theirs():
+    class Mixed(Worth):
+        def __init__(self, worth: torch.Tensor) -> None:
+            super().__init__(worth)
+            self.block = nn.ModuleDict({"attn": nn.Linear(1, 1), "mlp": nn.Linear(1, 1)})
+
+    learn = Stage(TrainConfig(lr=1e-3, warmup=0), mixer_lr=5e-3)
+    module = LitL1(Mixed(torch.rand(8, 1)), spec(method="l1", learn=learn, mask_lr=0.02))
+    optimizer = module.configure_optimizers()["optimizer"]
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"masked.block.attn.weight": 5e-3, "masked.block.attn.bias": 5e-3, "gates": 0.02}
+    assert {n: rates[id(p)] for n, p in module.named_parameters()} == {
+        n: expected.get(n, 1e-3) for n, _ in module.named_parameters()
+    }
