@@ -123,6 +123,23 @@ def hybrids(scale_name: str, seeds: Sequence[int] = ()) -> list[HybridSpec]:
     return list(found)
 
 
+def controls(scale_name: str, seeds: Sequence[int] = ()) -> list[HybridSpec]:
+    """The teacher itself through stage 3 alone, one a seed: measured as its hybrids are, it has read the same
+    longer texts."""
+    size = selection_scale(scale_name)
+    layout = Layout.from_ratio("full", size.depth)
+    return [
+        HybridSpec(
+            alignment(scale_name, seed, "window"),
+            layout,
+            finetune=size.finetune,
+            passkeys=size.passkeys,
+            seed=seed,
+        )
+        for seed in seeds_of(scale_name, seeds)
+    ]
+
+
 def _stored(spec: SelectSpec, name: str, scale_name: str) -> list[dict]:
     """Rows of the layouts of a stored selection."""
     result = Store().read(spec)
@@ -139,7 +156,7 @@ def every(name: str, scale_name: str) -> list[Spec]:
     if name == "alignment":
         return [teacher(scale_name), *alignments(scale_name)]
     if name == "conversion":
-        return hybrids(scale_name)
+        return [*controls(scale_name), *hybrids(scale_name)]
     named = selections(scale_name) if name == "selection" else masks(scale_name) | given(scale_name)
     return [spec for specs in named.values() for spec in specs]
 

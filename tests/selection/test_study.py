@@ -73,3 +73,14 @@ def test_the_smallest_study_runs_through(empty):
     for spec in study.given("smoke")["FlashMorph's blocks"]:
         assert str(spec.given) in [row["layout"] for row in Store().read(chosen).metrics["layouts"]]
         assert Store().read(spec).metrics["layout"] == str(spec.given).replace("L", "W")
+
+
+@pytest.mark.parametrize("scale", scales.SELECTION)
+def test_the_control_is_the_teacher_through_stage_three_alone(scale):
+    size, found = scales.selection_scale(scale), study.controls(scale)
+    assert [spec.seed for spec in found] == list(size.seeds)
+    for spec in found:
+        assert set(str(spec.layout)) == {"F"} and spec.root == study.teacher(scale)
+        assert spec.align.stage is None and spec.distill is None
+        assert (spec.finetune, spec.passkeys) == (size.finetune, size.passkeys)
+        assert kinds.read(spec.to_dict()) == spec
