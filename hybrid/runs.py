@@ -199,7 +199,7 @@ def runs_a_gpu(spec: Spec, memory: int) -> int:
     """
     model, train = spec.root.model, spec.root.train
     copies = 1 if spec.root is spec else 3
-    tokens = train.batch_size // train.accumulate * spec.task.seq_len
+    tokens = train.batch_size // train.accumulate * spec.root.task.seq_len
     activations = tokens * (CHANNEL_BYTES * model.depth * model.hidden_size + 10 * model.vocab_size)
     each = copies * (16 * parameters(model) + activations) + PROCESS_BYTES
     return max(1, int(0.9 * memory) // each)

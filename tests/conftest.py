@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
+# Two processes that take two threads each stand in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hybrid import claims_page, notebooks, status
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """What reads the site or its chapters runs in one process of several, which makes them once."""
+    for item in items:
+        if {"smoke", "site"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("site"))
 
 
 class Smoke:

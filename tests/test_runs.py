@@ -302,6 +302,16 @@ def test_workers_share_the_gpus(monkeypatch):
     assert gpus(None, large) == ["3", "5"]
 
 
+def test_what_starts_from_a_run_holds_three_of_it():
+    from hybrid.selection import study
+
+    align = study.alignment("gpu", 0)
+    memory = 80 * 2**30
+    assert 1 <= runs.runs_a_gpu(align, memory) < runs.runs_a_gpu(align.teacher, memory)
+    for spec in (*study.selections("gpu")["FlashMorph"], *study.masks("gpu")["dense"]):
+        assert runs.runs_a_gpu(spec, memory) == runs.runs_a_gpu(align, memory)
+
+
 @pytest.mark.parametrize("mixer", [*MIXERS, "full"])
 def test_runs_a_gpu_allow_for_all_that_the_backward_pass_keeps(mixer):
     """What autograd keeps under bfloat16 autocast, counted on a CPU, where kernels keep the most."""
