@@ -308,8 +308,8 @@ def test_what_starts_from_a_run_holds_three_of_it():
     align = study.alignment("gpu", 0)
     memory = 80 * 2**30
     assert 1 <= runs.runs_a_gpu(align, memory) < runs.runs_a_gpu(align.teacher, memory)
-    for spec in (*study.selections("gpu")["FlashMorph"], *study.masks("gpu")["dense"]):
-        assert runs.runs_a_gpu(spec, memory) == runs.runs_a_gpu(align, memory)
+    for work in (*study.selections("gpu")["FlashMorph"], *study.masks("gpu")["dense"]):
+        assert runs.runs_a_gpu(work, memory) == runs.runs_a_gpu(align, memory)
 
 
 @pytest.mark.parametrize("mixer", [*MIXERS, "full"])
