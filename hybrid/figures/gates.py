@@ -1,4 +1,4 @@
-"""Figures of gates, one a block: as lines, as a map of numbers, and the loss over two of them.
+"""Figures of gates, one a block: as lines, and the loss over two of them.
 
 Blocks are counted from 0. A block has its colour, dark for the first and light for the last, with its own
 marker and dash.
@@ -12,8 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from hybrid.figures import INK, PAGE_WIDTH, PANELS, Look
 from hybrid.intervals import check_columns
@@ -39,7 +38,7 @@ def gate_curves(
     Args:
         df: one row a block and ``x``, with columns ``block`` (from 0) and ``gate`` (0..1).
         panel: a column with one panel a value, such as a run, `PANELS` a row.
-        log: a logarithmic ``x``, with a tick at each of its values.
+        log: a logarithmic ``x``, with a tick at each of its values; else its ticks are whole numbers.
 
     Raises ``ValueError`` naming a missing column, or for an empty table.
     """
@@ -63,44 +62,13 @@ def gate_curves(
             ax.xaxis.set_major_locator(FixedLocator(sorted(df[x].unique())))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
             ax.xaxis.set_minor_locator(NullLocator())
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if place + columns >= len(titles):
             ax.set_xlabel(xlabel)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), handlelength=3.2)
-    return figure
-
-
-def gate_map(df: pd.DataFrame, row: str) -> Figure:
-    """Final gates as numbers, one row a run and one column a block; a frame marks blocks that stay full.
-
-    Args:
-        df: one row a run and block, with columns ``row`` (its label), ``block`` (from 0), ``gate`` (0..1)
-            and ``kept`` (whether the block stays full). Rows are drawn in the frame's order.
-
-    Raises ``ValueError`` naming a missing column, or for an empty table.
-    """
-    check_columns(df, row, "block", "gate", "kept")
-    names, depth = list(df[row].unique()), df["block"].max() + 1
-    figure = Figure(figsize=(PAGE_WIDTH, 0.7 + 0.27 * len(names)), layout="constrained")
-    ax = figure.subplots()
-    shades = mpl.colormaps["Blues"]
-    for line in df.itertuples(index=False):
-        x, y = line.block, names.index(getattr(line, row))
-        shade = 0.85 * line.gate
-        ax.add_patch(Rectangle((x, y), 1, 1, fc=shades(shade), ec="white", lw=0.8))
-        if line.kept:
-            frame = Rectangle((x + 0.05, y + 0.08), 0.9, 0.84, fill=False, ec=INK, lw=1.6, gid="kept")
-            ax.add_patch(frame)
-        weight = "bold" if line.kept else "normal"
-        ink = "white" if shade > 0.5 else INK
-        at = {"ha": "center", "va": "center_baseline", "fontsize": 8}
-        ax.text(x + 0.5, y + 0.5, f"{line.gate:.2f}", color=ink, fontweight=weight, **at)
-    ax.set(xlim=(0, depth), ylim=(len(names), 0), xlabel="Block")
-    ax.set_xticks(np.arange(depth) + 0.5, range(depth))
-    ax.set_yticks(np.arange(len(names)) + 0.5, names)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.grid(False)
+    ncols = -(-len(labels) // -(-len(labels) // 6))
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=3.2)
     return figure
 
 
@@ -109,15 +77,17 @@ def gate_surface(
     *,
     xlabel: str,
     ylabel: str,
+    label: str,
     paths: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Figure:
-    """A loss over two gates, one panel a surface, with labelled level lines; levels grow by a constant
+    """A loss over two gates, one panel a surface, in shades between level lines; levels grow by a constant
     factor. A cross marks the least value of the grid, and a line the way that a training went, with a
     square where it began and a disc where it ended.
 
     Args:
         surfaces: title -> [N, N] positive values; rows are the gate of the vertical axis, columns that of the
             horizontal one, each evenly from 0 to 1.
+        label: what the values are, for the scale of all panels.
         paths: title -> the points (horizontal, vertical) that a training passed.
 
     Raises ``ValueError`` when a surface is not square, or has a value that is not positive.
@@ -127,26 +97,24 @@ def gate_surface(
             raise ValueError(f"surface {title!r} must be [N, N] with positive values; got {values.shape}")
     least = min(values.min() for values in surfaces.values())
     most = max(values.max() for values in surfaces.values())
-    levels = np.geomspace(least, most, 9)
-    norm = mpl.colors.LogNorm(least, most)
-    figure = Figure(figsize=(PAGE_WIDTH, 3.9), layout="constrained")
+    levels, norm = np.geomspace(least, most, 9), mpl.colors.LogNorm(least, most)
+    figure = Figure(figsize=(PAGE_WIDTH, 3.7), layout="constrained")
     axes = figure.subplots(1, len(surfaces), sharey=True, squeeze=False)[0]
     for ax, (title, values) in zip(axes, surfaces.items(), strict=True):
         at = np.linspace(0, 1, len(values))
-        ax.contourf(at, at, values, levels, norm=norm, cmap="Blues", alpha=0.75)
-        lines = ax.contour(at, at, values, levels[1:-1], colors=INK, linewidths=0.7)
-        ax.clabel(lines, fmt="%.3g", fontsize=7)
-        x, y = zip(*paths[title], strict=True)
-        ax.plot(x, y, color="#a90009", lw=1.8, clip_on=False, zorder=4, label="the way of the training")
-        ends = {"color": "#a90009", "linestyle": "none", "mec": "white", "clip_on": False, "zorder": 5}
-        ax.plot(x[0], y[0], "s", label="its begin", ms=8, **ends)
-        ax.plot(x[-1], y[-1], "o", label="its end", ms=8, **ends)
+        shades = ax.contourf(at, at, values, levels, norm=norm, cmap="Blues", alpha=0.75)
+        ax.contour(at, at, values, levels[1:-1], colors=INK, linewidths=0.7)
         row, column = np.unravel_index(values.argmin(), values.shape)
-        cross = {"ms": 10, "mec": "white", "color": INK, "clip_on": False, "zorder": 6}
-        ax.plot(at[column], at[row], "X", linestyle="none", label="least on the grid", **cross)
+        point = {"linestyle": "none", "clip_on": False, "mec": "white"}
+        ax.plot(at[column], at[row], "X", color=INK, ms=15, label="least on the grid", zorder=4, **point)
+        x, y = zip(*paths[title], strict=True)
+        ax.plot(x, y, color="#a90009", lw=1.8, clip_on=False, zorder=5, label="the way of the training")
+        for place, mark, name, size in ((0, "s", "its start", 9), (-1, "o", "its end", 6)):
+            ax.plot(x[place], y[place], mark, color="#a90009", ms=size, label=name, zorder=6, **point)
         ax.set(title=title, xlabel=xlabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         ax.grid(False)
     axes[0].set_ylabel(ylabel)
+    figure.colorbar(shades, ax=list(axes), label=label, ticks=levels, format="%.3g", shrink=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

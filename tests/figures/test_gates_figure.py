@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid.figures.gates import block_look, gate_curves, gate_map, gate_surface
+from hybrid.figures.gates import block_look, gate_curves, gate_surface
 
 
 def steps(depth=3, runs=("a",)):
@@ -44,33 +44,24 @@ def test_every_block_has_a_look_of_its_own_that_white_bears(depth):
         assert 1.05 / (luminance + 0.05) >= 3
 
 
-def test_a_map_holds_the_numbers_and_frames_what_is_kept():
-    df = steps()
-    df = df[df["step"] == 3].assign(kept=lambda d: d["block"] == 2)
-    figure = gate_map(pd.concat([df.assign(name="one"), df.assign(name="two", kept=False)]), "name")
-    (ax,) = figure.axes
-    texts = [(t.get_text(), t.get_fontweight()) for t in ax.texts]
-    assert texts[:3] == [("1.00", "normal"), ("0.70", "normal"), ("0.40", "bold")]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
-    (frame,) = [patch for patch in ax.patches if patch.get_gid() == "kept"]
-    assert 2 < frame.get_x() < 2.2 and 0 < frame.get_y() < 0.2
-
-
 def test_a_surface_marks_its_least_value_and_both_ends_of_the_way():
     grid = np.linspace(0, 1, 5)
     values = 1 + (grid[:, None] - 0.75) ** 2 + (grid - 0.25) ** 2
     paths = {"here": [(1.0, 1.0), (0.5, 0.9), (0.25, 0.75)]}
-    figure = gate_surface({"here": values}, xlabel="a", ylabel="b", paths=paths)
+    figure = gate_surface({"here": values}, xlabel="a", ylabel="b", label="loss", paths=paths)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert drawn["least on the grid"] == [[0.25, 0.75]] == drawn["its end"]
-    assert drawn["its begin"] == [[1.0, 1.0]]
+    assert drawn["its start"] == [[1.0, 1.0]]
+    levels = figure.axes[1].get_yticks()
+    assert levels[0] == pytest.approx(values.min()) and levels[-1] == pytest.approx(values.max())
+    assert levels[1:] / levels[:-1] == pytest.approx([levels[1] / levels[0]] * 8)
     assert drawn["the way of the training"] == [list(point) for point in paths["here"]]
 
 
 @pytest.mark.parametrize("values", [np.ones((2, 3)), np.zeros((2, 2)), np.ones(4)])
 def test_a_surface_that_cannot_be_drawn_is_refused(values):
     with pytest.raises(ValueError, match="surface 'x' must be"):
-        gate_surface({"x": values}, xlabel="", ylabel="", paths={"x": [(0, 0)]})
+        gate_surface({"x": values}, xlabel="", ylabel="", label="", paths={"x": [(0, 0)]})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +69,6 @@ def test_a_surface_that_cannot_be_drawn_is_refused(values):
     [
         (lambda: gate_curves(steps().drop(columns="gate"), "step", xlabel=""), "no column 'gate'"),
         (lambda: gate_curves(steps()[:0], "step", xlabel=""), "the table is empty"),
-        (lambda: gate_map(steps(), "run"), "no column 'kept'"),
     ],
 )
 def test_wrong_input_is_named(call, message):
