@@ -25,6 +25,8 @@ class SelectionScale:
     """Its key-value heads."""
     teacher_steps: int
     """Optimiser steps of the teacher, on the task of the scale of the same name."""
+    eval_sequences: int
+    """Sequences behind each number of the teacher's own task."""
     align: Stage
     """Stage 1."""
     distill: Stage
@@ -37,6 +39,10 @@ class SelectionScale:
     """FlashMorph's gates."""
     learn: Stage
     """ConSA's first stage, masks and weights."""
+    mask_lr: float
+    """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps."""
+    multiplier_lr: float
+    """Learning rate of its multipliers."""
     train: Stage
     """ConSA's second stage, masks fixed."""
     window: int
@@ -76,12 +82,15 @@ SELECTION: dict[str, SelectionScale] = {
         heads=4,
         kv_heads=4,
         teacher_steps=10,
+        eval_sequences=8,
         align=_stage(4, 8, 1e-3, final=0.01),
         distill=_stage(4, 8, 1e-3),
         finetune=_stage(4, 8, 1e-3, final=1.0, seq_len=128),
         restore=_stage(2, 8, 1e-3),
         gates=replace(GATES, steps=4, batch_size=8, eval_every=2),
         learn=_stage(4, 8, 1e-3),
+        mask_lr=0.2,
+        multiplier_lr=0.05,
         train=_stage(4, 8, 1e-3),
         window=16,
         passkeys=Passkeys(eval_lengths=(64, 128), eval_sequences=8),
@@ -93,13 +102,16 @@ SELECTION: dict[str, SelectionScale] = {
         heads=4,
         kv_heads=4,
         teacher_steps=1800,
+        eval_sequences=32,
         align=_stage(300, 24, 3e-3, final=0.01),
-        distill=_stage(150, 24, 1e-3),
-        finetune=_stage(50, 12, 3e-4, final=1.0, seq_len=128),
-        restore=_stage(40, 24, 1e-3),
+        distill=_stage(100, 12, 1e-3),
+        finetune=_stage(40, 6, 3e-4, final=1.0, seq_len=128),
+        restore=_stage(40, 12, 1e-3),
         gates=replace(GATES, steps=150, batch_size=16, eval_every=15),
-        learn=_stage(150, 24, 1e-3),
-        train=_stage(300, 24, 1e-3),
+        learn=_stage(150, 12, 1e-3),
+        mask_lr=0.2,
+        multiplier_lr=0.05,
+        train=_stage(200, 12, 1e-3),
         window=16,
         passkeys=Passkeys(),
         sequences=64,
@@ -109,12 +121,15 @@ SELECTION: dict[str, SelectionScale] = {
         heads=8,
         kv_heads=4,
         teacher_steps=2500,
+        eval_sequences=128,
         align=_stage(1000, 64, 1e-3, final=0.01),
         distill=_stage(500, 64, 5e-4),
         finetune=_stage(150, 32, 1e-4, final=1.0, seq_len=512),
         restore=_stage(150, 64, 5e-4),
         gates=replace(GATES, steps=400, batch_size=32, eval_every=20),
         learn=_stage(300, 64, 5e-4),
+        mask_lr=0.1,
+        multiplier_lr=0.05,
         train=_stage(900, 64, 5e-4),
         window=64,
         passkeys=Passkeys(keys=8, size=3, lengths=(256,), eval_lengths=(256, 512, 1024), eval_sequences=128),

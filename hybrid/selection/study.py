@@ -40,7 +40,7 @@ def teacher(scale_name: str) -> RunSpec:
     base = replace(SCALES[scale_name].resized(size.depth, size.teacher_steps), heads=size.heads)
     model = base.model(BRANCH, Layout.from_ratio("full", size.depth))
     model = replace(model, attn_kv_heads=size.kv_heads)
-    return RunSpec(model, base.task, base.train, seed=0)
+    return RunSpec(model, replace(base.task, eval_sequences=size.eval_sequences), base.train, seed=0)
 
 
 def alignment(scale_name: str, seed: int, branch: str = BRANCH) -> AlignSpec:
@@ -168,7 +168,9 @@ def follow_up(size: SelectionScale, spec: SelectSpec, layout: str) -> HybridSpec
 
 def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpec]]:
     """Name of an arm of ConSA's study -> its runs, one a seed and share."""
-    seeds = seeds_of(scale_name, seeds)
+    size, seeds = selection_scale(scale_name), seeds_of(scale_name, seeds)
+    gates = {"mask_lr": size.mask_lr}
+    learnt = gates | {"multiplier_lr": size.multiplier_lr}
 
     def runs(branch: str = "window", shares: Iterable[float | None] = CHEAP_SHARES, **arm) -> list[ConsaSpec]:
         return [_masked(scale_name, seed, branch, share=share, **arm) for seed in seeds for share in shares]
@@ -177,11 +179,11 @@ def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpe
         "dense": runs(shares=[None], method="dense"),
         "rule, blocks": runs(method="rule"),
         "rule, heads": runs(method="rule", units="head"),
-        "ConSA, blocks": runs(),
-        "ConSA, heads of all blocks": runs(units="head"),
-        "ConSA, heads of each block": runs(units="head", scope="layer"),
-        "scalar gates, blocks": runs(method="l1"),
-        "ConSA, full against linear": runs(BRANCH, shares=[0.5]),
+        "ConSA, blocks": runs(**learnt),
+        "ConSA, heads of all blocks": runs(units="head", **learnt),
+        "ConSA, heads of each block": runs(units="head", scope="layer", **learnt),
+        "scalar gates, blocks": runs(method="l1", **gates),
+        "ConSA, full against linear": runs(BRANCH, shares=[0.5], **learnt),
     }
 
 
