@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybrid.specs import Spec
 
 SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 """Where work is done unless the command line says otherwise."""
@@ -25,10 +30,26 @@ def _train(args: argparse.Namespace) -> int:
         train = partial(train, **spread)
     elif spread != SINGLE:
         raise ValueError(f"only a run can be spread over devices; {args.spec} is of kind {spec.kind!r}")
-    result = train_one(spec, train, progress=not args.quiet)
+    if args.weights:
+        train = partial(train, weights=_folder(args.weights, spec, train, spread))
+    # A stored result holds no weights.
+    result = train_one(spec, train, recompute=bool(args.weights), progress=not args.quiet)
     if rank_zero_only.rank == 0:
         print(f"{result.run_id}: {result.status} {result.message}".rstrip())
     return 0
+
+
+def _folder(path: str, spec: Spec, train: Callable, spread: dict) -> Path:
+    """Where a trained model goes; refused before any training if it cannot."""
+    if "weights" not in signature(train).parameters:
+        raise ValueError(
+            f"no model is left of work of kind {spec.kind!r}; --weights is for run, hybrid, consa"
+        )
+    if spread != SINGLE:
+        raise ValueError(f"--weights is for one device; got {spread}")
+    if Path(path).exists():
+        raise ValueError(f"--weights must name a folder that is not there yet; got {path}")
+    return Path(path)
 
 
 def _runs(args: argparse.Namespace) -> int:
@@ -129,6 +150,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--devices", type=int, default=1, help="devices a node (default 1)")
     train.add_argument("--num-nodes", type=int, default=1, help="nodes (default 1)")
     train.add_argument("--strategy", default="auto", help="auto, ddp, fsdp, or another of Lightning")
+    train.add_argument(
+        "--weights", help="new folder for the trained model; trains it even if its result is stored"
+    )
     train.add_argument("--quiet", action="store_true", help="no progress bar")
 
     runs = command("runs", _runs, "train what is missing of a study and print its table")

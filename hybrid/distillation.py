@@ -212,9 +212,15 @@ def output_errors(morphable: Morphable, data: TaskData, sequences: int | None = 
     return [{"block": i, "error": e, "power": p} for i, (e, p) in enumerate(zip(*means, strict=True))]
 
 
-def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True) -> Result:
-    """Run stages 2 and 3 of a layout and return the result: everything of `evaluate` on the teacher's
-    task at the end, and before and after each stage
+def convert(
+    spec: HybridSpec,
+    *,
+    checkpoint_dir: str | Path | None = None,
+    weights: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """Run stages 2 and 3 of a layout, save the model into the folder ``weights`` if one is given, and return
+    the result: everything of `evaluate` on the teacher's task at the end, and before and after each stage
 
     - ``stages``: rows ``stage`` ("converted", "distill", "finetune"), ``loss_bits_per_byte``,
       ``passkey`` (accuracy at the first of the passkeys' `eval_lengths`), if there are passkeys;
@@ -262,6 +268,8 @@ def convert(spec: HybridSpec, *, checkpoint_dir: str | Path | None = None, progr
             curve.extend({"stage": name} | point for point in course.curve)
             measure(name)
         metrics = evaluate(model, data)
+        if weights is not None:
+            model.save_pretrained(weights)
     except Diverged as error:
         status, message = "failed", str(error)
     metrics |= {"stages": stages, "passkey_by": by} | {k: v for k, v in stages[-1].items() if k == "passkey"}

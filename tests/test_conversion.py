@@ -1,5 +1,6 @@
 """Conversion: what is carried over, whose gradient moves what, and stages that a stop does not change."""
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch.distributions import Categorical, kl_divergence
 from hybrid import distillation
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.conversion import AlignSpec, HybridSpec, Morphable, Stage, carry_over, student_config
+from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.distillation import LitAlign, LitDistill, LitFinetune, aligned, convert
 from hybrid.model import HybridLM
@@ -220,3 +222,25 @@ def test_a_teacher_that_cannot_read_the_passkeys_is_refused_before_it_is_trained
     with pytest.raises(ValueError, match="vocab_size of at least 273; got 272"):
         convert(HybridSpec(AlignSpec(small, "gla"), "LFL", passkeys=PASSKEYS), progress=False)
     assert not folder.exists()
+
+
+def test_a_converted_model_can_be_kept(empty, tmp_path, capsys):
+    """From the command line; what is saved gives the stored loss, and bad requests train nothing."""
+    from hybrid import cli
+    from hybrid.evaluation import text_loss
+    from hybrid.store import Store
+
+    spec = HybridSpec(AlignSpec(RUN, "gla", STAGE), "FLF", STAGE, passkeys=PASSKEYS)
+    path, folder = tmp_path / "spec.json", tmp_path / "model"
+    path.write_text(json.dumps(spec.to_dict()))
+    command = ["train", "--quiet", "--spec", str(path), "--weights", str(folder)]
+    assert cli.main(command) == 0
+    kept, result = HybridLM.from_pretrained(folder), Store().read(spec)
+    assert str(kept.config.layout) == "FLF" and kept.config.mixer == "gla"
+    loss = text_loss(kept.to(distillation.device()), TaskData(TASK, TRAIN, RUN.seed))
+    assert loss["loss_bits_per_byte"] == pytest.approx(result.metrics["loss_bits_per_byte"], rel=1e-6)
+
+    assert cli.main(command) == 2 and f"got {folder}" in capsys.readouterr().err
+    path.write_text(json.dumps(spec.align.to_dict()))
+    assert cli.main([*command[:-1], str(tmp_path / "other")]) == 2
+    assert "no model is left of work of kind 'align'" in capsys.readouterr().err

@@ -160,8 +160,14 @@ def masked_model(morphable: Morphable, spec: ConsaSpec) -> WindowMasks | LinearM
     return LinearMasks(morphable)
 
 
-def consa(spec: ConsaSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True) -> Result:
-    """The trainer of a `ConsaSpec`.
+def consa(
+    spec: ConsaSpec,
+    *,
+    checkpoint_dir: str | Path | None = None,
+    weights: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """The trainer of a `ConsaSpec`; the model at its end is saved into the folder ``weights``, if given.
 
     Metrics: everything of `evaluate` on the dense model's task at the end; and
 
@@ -223,6 +229,8 @@ def consa(spec: ConsaSpec, *, checkpoint_dir: str | Path | None = None, progress
         teach("train", LitFinetune(model, spec.train), LearningCurve(lambda module: {}))
         measure("train", model)
         metrics |= evaluate(model, data)
+        if weights is not None:
+            model.save_pretrained(weights)
     except Diverged as error:
         status, message = "failed", str(error)
     metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
