@@ -50,8 +50,8 @@ def places(sets: pd.DataFrame, chosen: pd.DataFrame, *, ylabel: str) -> Figure:
             _row(ax, y, values)
         ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(-0.05, 1.05))
         ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        ax.set_xlabel("Share of better sets")
     above[0].set_ylabel(ylabel)
-    figure.supxlabel("Share of the other sets that are better", fontsize=10)
     entries = {}
     for ax in (*above, *below):
         entries |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
