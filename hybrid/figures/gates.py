@@ -111,7 +111,8 @@ def gate_surface(
         ax.plot(x, y, color="#a90009", lw=1.8, clip_on=False, zorder=5, label="the way of the training")
         for place, mark, name, size in ((0, "s", "its start", 9), (-1, "o", "its end", 6)):
             ax.plot(x[place], y[place], mark, color="#a90009", ms=size, label=name, zorder=6, **point)
-        ax.set(title=title, xlabel=xlabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        ax.set_title(title, pad=12)
+        ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         ax.grid(False)
     axes[0].set_ylabel(ylabel)
     figure.colorbar(shades, ax=list(axes), label=label, ticks=levels, format="%.3g", shrink=0.8)
