@@ -50,7 +50,7 @@ def compared(
     titles = list(df["panel"].unique())
     inches = len(names) * ROW_INCHES * (1 + 0.25 * (len(levels) - 1))
     figure = Figure(figsize=(PAGE_WIDTH, inches + 1.5), layout="constrained")
-    axes = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
     counts = []
     for ax, title in zip(axes, titles, strict=True):
         mine = df[df["panel"] == title]
