@@ -92,8 +92,14 @@ NEEDED_BY: dict[str, tuple[str, ...]] = {
     "08_recall": ("grid",),
     "09_pareto": ("grid",),
     "10_published_against_ours": ("grid",),
+    "12_converting_a_transformer": ("alignment",),
+    "13_scoring_layers": ("alignment", "selection"),
+    "14_flashmorph": ("alignment", "selection"),
+    "15_consa": ("alignment", "selection"),
+    "16_selection_compared": ("alignment", "selection"),
 }
-"""Chapter -> the studies it cannot do without; of the others it shows what is stored."""
+"""Chapter -> the studies that are run before it. What follows from a selection it trains itself, if it is not
+stored; of other studies it shows what is there."""
 
 
 def study(name: str, scale_name: str) -> list[Spec]:
