@@ -154,7 +154,8 @@ def _stored(spec: SelectSpec, name: str, scale_name: str) -> list[dict]:
 def every(name: str, scale_name: str) -> list[Spec]:
     """All specs of one part: "alignment", "selection", "conversion" or "consa"."""
     if name == "alignment":
-        return [teacher(scale_name), *alignments(scale_name)]
+        # The teacher last: the first alignment trains it, keeps its weights and stores its result.
+        return [*alignments(scale_name), teacher(scale_name)]
     if name == "conversion":
         return [*controls(scale_name), *hybrids(scale_name)]
     named = selections(scale_name) if name == "selection" else masks(scale_name) | given(scale_name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hybrid import frames, kinds, runs, studies
+from hybrid import frames, kinds, runs, studies, training
 from hybrid.conversion import HybridSpec
 from hybrid.selection import observations, scales, study
 from hybrid.store import Store
@@ -24,6 +24,19 @@ def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
     assert all(kinds.read(spec.to_dict()) == spec for spec in specs)
     assert size.window <= study.teacher(scale).task.seq_len // 4
     assert all(0 < budget < size.depth for budget in size.budgets)
+
+
+def test_the_teacher_is_trained_once(empty, monkeypatch):
+    trained, fit = [], training.fit
+
+    def counted(spec, **arguments):
+        trained.append(spec)
+        return fit(spec, **arguments)
+
+    monkeypatch.setattr(training, "fit", counted)
+    for spec in study.every("alignment", "smoke"):
+        runs.train_one(spec, progress=False)
+    assert trained == [study.teacher("smoke")]
 
 
 def test_budgets_are_a_sixth_a_quarter_and_a_half():
