@@ -31,7 +31,12 @@ SOURCES = {
         "training.py",
         "loop.py",
         "evaluation.py",
-        "kernels/*.py",
+        "kernels/__init__.py",
+        "kernels/attention.py",
+        "kernels/chunk.py",
+        "kernels/fused.py",
+        "kernels/primitives.py",
+        "kernels/recurrent.py",
         "mixers/*.py",
         "data/*.py",
     ),
@@ -61,7 +66,8 @@ SOURCES = {
     ),
 }
 """The files of the package that decide what is computed, in layers: a result rests on its own layer and on
-those before it. Figures, commands and studies, which say what to compute, are in none."""
+those before it. Figures, commands and studies, which say what to compute, are in none, nor is a kernel that
+no backend runs."""
 LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "triton")
 
 

@@ -12,6 +12,7 @@ Each has one signature and three bodies that agree: ``recurrent`` is the definit
 ``chunk`` is matrix products over chunks in plain PyTorch, ``fused`` is flash-linear-attention's
 Triton. ``backend="auto"`` takes ``fused`` on CUDA and ``chunk`` elsewhere. The state goes in and
 comes out of every kernel, so prefill, decoding and the pieces of a long text are one function.
+`hybrid.kernels.triton_outer` is `gated_outer` once more, written to be read; no backend runs it.
 
 Shapes are written as the field writes them: B sequences, T tokens, H heads, K key channels and
 V value channels a head, D channels of a vector state. Decays are natural logarithms, at most 0.
