@@ -162,7 +162,7 @@ def _backward(
 
 
 class GatedOuter(Function):
-    """The two kernels as one function of q, k, v, log decays [B, T, H, K] of any strides, and the state."""
+    """The two kernels as one function of q, k, v, log decays [B, T, H, K] or [B, T, H, 1], and the state."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, g: Tensor, start: Tensor, scale: float):
@@ -170,7 +170,10 @@ class GatedOuter(Function):
         values, chunks = v.shape[-1], -(-length // CHUNK)
         tile = min(VALUES, max(SMALLEST, triton.next_power_of_2(values)))
         ctx.grid = (batch * heads, -(-values // tile))
-        ctx.sizes = (chunks, length, heads, width, values, g.stride(2), g.stride(3))
+        # From one row of decays to the next, and from channel to channel; not from g's strides, since the
+        # stride of an axis of length one may be anything.
+        steps = g.shape[-1], int(g.shape[-1] == width)
+        ctx.sizes = (chunks, length, heads, width, values, *steps)
         ctx.constants = {
             "scale": scale,
             "LEVELS": CHUNK.bit_length() - 1,
@@ -195,7 +198,9 @@ class GatedOuter(Function):
         gradients = dq, dk, dv, dg, dstart
         with torch.cuda.device_of(q):
             _backward[ctx.grid](q, k, v, g, states, do, dend, *gradients, *ctx.sizes, **ctx.constants)
-        dq, dk, dg = (shares.sum(0).to(x.dtype) for shares, x in ((dq, q), (dk, k), (dg, g)))
+        dq, dk, dg = (
+            share.sum(0).sum_to_size(x.shape).to(x.dtype) for share, x in ((dq, q), (dk, k), (dg, g))
+        )
         return dq, dk, dv, dg, dstart, None
 
 
@@ -230,5 +235,5 @@ def gated_outer(
             "TRITON_INTERPRET=1 before triton is imported, or move them to a CUDA device"
         )
     q, k, v, log_decay = (x.contiguous() for x in (q, k, v, log_decay))
-    g = log_decay if log_decay.dim() == 4 else log_decay.unsqueeze(-1).expand(q.shape)
+    g = log_decay if log_decay.dim() == 4 else log_decay.unsqueeze(-1)
     return GatedOuter.apply(q, k, v, g, matrix_state(k, v, state).contiguous(), scale)

@@ -90,6 +90,25 @@ def test_any_strength_of_decay_is_safe(kernel, pattern):
 
 
 @both
+@pytest.mark.parametrize("heads", [1, 2])
+def test_tensors_may_lie_in_memory_in_any_order(kernel, heads):
+    """With one head the stride of that axis says nothing, and PyTorch calls the tensor contiguous."""
+    inputs = make(kernel, **SHAPE | {"heads": heads}, dtype=torch.float64, device=DEVICE)
+    expected = run(kernel, {name: x.cpu() for name, x in inputs.items()}, "recurrent")
+    turned = {
+        name: torch.empty(x.transpose(1, 2).shape).to(x).copy_(x.transpose(1, 2)).transpose(1, 2)
+        for name, x in inputs.items()
+    }
+    if heads == 1:
+        assert turned["log_decay"].stride(2) > turned["log_decay"].stride(1)
+    leaves = {name: x.detach().requires_grad_() for name, x in turned.items()}
+    output, state = triton_outer.gated_outer(**leaves, scale=SHAPE["width"] ** -0.5)
+    assert_close(
+        {"output": output.cpu(), "state": state.cpu()}, {n: expected[n] for n in ("output", "state")}, 1e-10
+    )
+
+
+@both
 def test_bfloat16_inputs_keep_a_float32_state(kernel):
     inputs = make(kernel, **SHAPE, dtype=torch.bfloat16, device=DEVICE)
     actual = compare(kernel, inputs, 2**-7)
