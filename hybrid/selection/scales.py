@@ -40,8 +40,8 @@ class SelectionScale:
     learn: Stage
     """ConSA's first stage, masks and weights."""
     mask_lr: float
-    """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps. It and the next one
-    were chosen on the problem of known answer in chapter 15, for the steps of `learn`."""
+    """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps. The
+    laptop's, and that of its multipliers, settle within `learn` on chapter 15's problem of known answer."""
     multiplier_lr: float
     """Learning rate of its multipliers."""
     train: Stage
