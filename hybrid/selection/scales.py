@@ -41,7 +41,7 @@ class SelectionScale:
     """ConSA's first stage, masks and weights."""
     mask_lr: float
     """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps. The
-    laptop's, and that of its multipliers, settle within `learn` on chapter 15's problem of known answer."""
+    laptop's, and that of its multipliers, settle eight units of chapter 15's known answer within `learn`."""
     multiplier_lr: float
     """Learning rate of its multipliers."""
     train: Stage
