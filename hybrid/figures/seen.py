@@ -24,7 +24,7 @@ def seen_tokens(heads: Mapping[str, np.ndarray]) -> Figure:
     for name, weights in heads.items():
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
             raise ValueError(f"weights of {name!r} must be [T, T]; got {list(weights.shape)}")
-    figure = Figure(figsize=(PAGE_WIDTH, PAGE_WIDTH / len(heads) + 0.6), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, PAGE_WIDTH / len(heads) + 1.0), layout="constrained")
     axes = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
     seen = MIXER_STYLE["gated_deltanet"].color
     for ax, (name, weights) in zip(axes, heads.items(), strict=True):
