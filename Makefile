@@ -14,7 +14,7 @@ book: $(READY)  ## the rendered book
 	@echo "Open that file in a browser, or run 'make serve'."
 
 test: $(READY) lint  ## lint, unit tests, notebooks at smoke scale, the site and its pages in a browser
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 serve: $(READY)  ## the book at http://localhost:8000, on this machine only
 	$(BIN)/python -m http.server --bind localhost --directory _build/html 8000

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Two processes that take two threads each stand in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -25,52 +26,63 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-def pytest_collection_modifyitems(items):
-    """What reads the site or its chapters runs in one process of several, which makes them once."""
-    for item in items:
-        if {"smoke", "site"} & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("site"))
-
-
 class Smoke:
-    """Chapters at smoke scale, each executed at most once and never from a stored result."""
+    """Chapters at smoke scale, each executed at most once, by one of the processes that share the folder, and
+    never from a result that was stored before."""
 
     def __init__(self, folder: Path) -> None:
         self.book = folder / "book"
+        (self.book / "chapters").mkdir(parents=True, exist_ok=True)
         self.environment = {
             "HYBRID_RESULTS": str(folder / "results"),
             "HYBRID_CACHE": str(folder / "cache"),
         }
-        self.failures: dict[str, Exception] = {}
+
+    def once(self, name: str) -> FileLock:
+        """What a process holds while it makes something that the others will find."""
+        return FileLock(self.book.parent / f"{name}.lock")
 
     def __call__(self, chapter: str) -> Path:
         """The executed copy of a chapter."""
         destination = self.book / "chapters" / f"{chapter}.ipynb"
-        if chapter in self.failures:
-            raise self.failures[chapter]
-        if not destination.exists():
-            source = ROOT / "notebooks" / f"{chapter}.ipynb"
-            with pytest.MonkeyPatch.context() as patch:
+        failure = self.book.parent / f"{chapter}.failed"
+        with self.once(chapter), pytest.MonkeyPatch.context() as patch:
+            if failure.exists():
+                pytest.fail(failure.read_text(), pytrace=False)
+            if not destination.exists():
                 for name, value in self.environment.items():
                     patch.setenv(name, value)
                 try:
-                    notebooks.execute(source, destination, {"scale": "smoke"})
+                    notebooks.execute(
+                        ROOT / "notebooks" / f"{chapter}.ipynb", destination, {"scale": "smoke"}
+                    )
                 except Exception as error:
-                    self.failures[chapter] = error
+                    failure.write_text(str(error))
                     raise
         return destination
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    return Smoke(tmp_path_factory.mktemp("smoke"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return Smoke(folder / "smoke")
 
 
 @pytest.fixture(scope="session")
 def site(smoke):
     """Folder of the rendered book, made as `make book` makes it, of chapters at smoke scale."""
+    pages = smoke.book.parent / "_build" / "html"
     for chapter in CHAPTERS:
         smoke(chapter)
+    with smoke.once("site"):
+        if not (pages / "index.html").exists():
+            build(smoke)
+    return pages
+
+
+def build(smoke: Smoke) -> None:
     generated = shutil.ignore_patterns("chapters", "results", "status.md", "claims.md")
     shutil.copytree(ROOT / "book", smoke.book, dirs_exist_ok=True, ignore=generated)
     shutil.copy(ROOT / "_config.yml", smoke.book.parent)
@@ -86,4 +98,3 @@ def site(smoke):
     if built.returncode:
         complaints = [line for line in built.stderr.splitlines() if line.strip()]
         pytest.fail("the site is not built without a warning:\n" + "\n".join(complaints[-30:]), pytrace=False)
-    return smoke.book.parent / "_build" / "html"
