@@ -71,7 +71,7 @@ class Result:
             "provenance": _plain(self.provenance),
             "curve": _plain(self.curve),
         }
-        return json.dumps(parts, indent=1, allow_nan=False) + "\n"
+        return _lines(parts) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Result:
@@ -106,6 +106,21 @@ def _plain(value):
     if isinstance(number, float):
         return float(f"{number:.6g}") if math.isfinite(number) else None
     return number
+
+
+def _lines(value, indent: str = "") -> str:
+    """JSON with a line for each list or dict that holds no other dict, as a row of a table: a line
+    for every number would take half as much again."""
+    line = json.dumps(value, allow_nan=False)
+    if "{" not in line[1:]:
+        return line
+    deeper = indent + " "
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(key)}: {_lines(item, deeper)}" for key, item in value.items()]
+    else:
+        entries = [_lines(item, deeper) for item in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}\n{deeper}" + f",\n{deeper}".join(entries) + f"\n{indent}{closing}"
 
 
 def home() -> Path:

@@ -91,6 +91,16 @@ def test_files_are_standard_json_whatever_the_numbers_are():
     assert json.loads(text, parse_constant=refuse)["metrics"] == expected
 
 
+def test_a_row_of_a_table_has_a_line():
+    table = [{"n": n, "accuracy": n / 8, "note": 'a "brace" }'} for n in range(3)]
+    stored = result(spec(), metrics={"table": table, "empty": [], "loss": 2.5})
+    text = stored.to_json()
+    assert json.loads(text)["metrics"] == stored.metrics
+    for row in table:
+        assert "   " + json.dumps(row) in text.replace(",\n", "\n").splitlines()
+    assert '  "loss": 2.5' in text.splitlines()
+
+
 def test_the_spec_is_stored_unrounded(store):
     exact = spec(lr=0.12345678901234567)
     store.write(result(exact))
