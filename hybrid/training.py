@@ -18,7 +18,7 @@ from hybrid.model import HybridLM
 from hybrid.store import Result
 
 CURVE_SEQUENCES = 32
-"""Sequences behind each point of a learning curve; the last point and the metrics use the task's own."""
+"""Sequences behind each point of a learning curve, at most; the metrics use the task's own."""
 
 
 class LitHybridLM(LitModule):
@@ -75,7 +75,8 @@ def fit(
     data = TaskData(spec.task, spec.train, spec.seed)
     home = (home_length(spec.task),)
     module = LitHybridLM(spec)
-    curve = LearningCurve(lambda module: evaluate(module.model, data, CURVE_SEQUENCES, home))
+    sequences = min(CURVE_SEQUENCES, spec.task.eval_sequences)
+    curve = LearningCurve(lambda module: evaluate(module.model, data, sequences, home))
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     # Text is read, or refused, before the clock of the training starts.
     fingerprint = data.corpus.fingerprint if spec.task.recall_fraction < 1 else None

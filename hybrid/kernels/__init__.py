@@ -10,8 +10,9 @@ Every linear mixer of the book is projections and gates around one of these:
 
 Each has one signature and three bodies that agree: ``recurrent`` is the definition as a loop,
 ``chunk`` is matrix products over chunks in plain PyTorch, ``fused`` is flash-linear-attention's
-Triton. ``backend="auto"`` takes ``fused`` on CUDA and ``chunk`` elsewhere. The state goes in and
-comes out of every kernel, so prefill, decoding and the pieces of a long text are one function.
+Triton. ``backend="auto"`` takes ``fused`` on CUDA, and elsewhere ``chunk``, or ``recurrent`` for a few
+tokens (`SHORT`). The state goes in and comes out of every kernel, so prefill, decoding and the pieces of a
+long text are one function.
 `hybrid.kernels.triton_outer` is `gated_outer` once more, written to be read; no backend runs it.
 
 Shapes are written as the field writes them: B sequences, T tokens, H heads, K key channels and
@@ -31,13 +32,16 @@ from hybrid.kernels.attention import softmax_attention
 __all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
 
 BACKENDS = ("auto", "recurrent", "chunk", "fused")
+SHORT = 8
+"""Tokens up to which the loop is not slower than its chunks, on a CPU."""
 
 
 def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = "fused" if inputs[0].is_cuda else "chunk"
+        short = inputs[0].shape[1] <= SHORT
+        backend = "fused" if inputs[0].is_cuda else "recurrent" if short else "chunk"
     body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
     # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
     with torch.autocast(inputs[0].device.type, enabled=False):

@@ -59,13 +59,15 @@ class DeltaScan(Function):
     @once_differentiable
     def backward(ctx, grad_before: Tensor, grad_state: Tensor, grad_writes: Tensor):
         a, k, e, before, writes = ctx.saved_tensors
-        grad_a, grad_k, grad_u = torch.empty_like(a), torch.empty_like(k), torch.empty_like(writes)
+        grad_a, grad_u = torch.empty_like(a), torch.empty_like(writes)
+        # Transposed, as keys come: into rows that do not lie side by side products go one by one.
+        grad_k = k.new_empty(k.mT.shape)
         for n in reversed(range(a.shape[0])):
             torch.baddbmm(grad_writes[n], k[n].mT, grad_state, out=grad_u[n])
-            torch.bmm(grad_state, writes[n].mT, out=grad_k[n])
+            torch.bmm(writes[n], grad_state.mT, out=grad_k[n])
             grad_a[n] = torch.linalg.vecdot(grad_state.flatten(1), before[n].flatten(1))[:, None, None]
             grad_state = torch.addcmul(grad_before[n], a[n], grad_state).baddbmm_(e[n].mT, grad_u[n])
-        return grad_a, grad_k, grad_u, grad_u @ before.mT, grad_state
+        return grad_a, grad_k.mT, grad_u, grad_u @ before.mT, grad_state
 
 
 class UnitLowerInverse(Function):

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import softmax_attention
+from hybrid.mixers.cache import Cache, extended, last
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width
 from hybrid.mixers.norms import RMSNorm, rotate
-
-Cache = tuple[Tensor, Tensor]
-"""Keys [B, S, G, K] and values [B, S, G, V] of the last S tokens."""
 
 
 def attend_cached(
@@ -28,12 +26,9 @@ def attend_cached(
     Returns:
         o [B, T, H, V], and what later tokens may still see: of a window its last tokens.
     """
-    if past is not None:
-        k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
-    o = softmax_attention(q, k, v, window=window)
-    if window is not None and k.shape[1] > window:
-        k, v = k[:, -window:].clone(), v[:, -window:].clone()
-    return o, (k, v)
+    cache = extended(past, k.transpose(1, 2), v.transpose(1, 2))
+    o = softmax_attention(q, cache.keys.transpose(1, 2), cache.values.transpose(1, 2), window=window)
+    return o, cache if window is None else last(cache, window)
 
 
 class Attention(nn.Module):
