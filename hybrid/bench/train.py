@@ -1,0 +1,238 @@
+"""Time of whole training steps: beside a peer of the same size, by part, by loop, and side by side."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hybrid.bench import BenchSpec, clock, packed
+from hybrid.config import MIXERS, RunSpec
+from hybrid.cost import flops_per_token, parameters
+from hybrid.data.module import TaskData
+from hybrid.loop import LearningCurve
+from hybrid.loop import train as with_lightning
+from hybrid.mixers.geometry import mlp_size
+from hybrid.model import row_mean_loss
+from hybrid.recipes import Paper
+from hybrid.scales import Scale, scale
+from hybrid.training import LitHybridLM
+
+PARTS = ("data", "forward", "backward", "update")
+"""Parts of a step: making the batch, loss included in the forward pass, gradients, clipping and AdamW."""
+HELD = 4
+"""Sequences a device holds at the paper's scale, whose recipe is made for eight devices."""
+LOOP_STEPS = 40
+"""Steps of each loop that is compared; long enough that starting it does not count."""
+
+
+def measure(spec: BenchSpec, progress: bool) -> dict:
+    """Whole steps of the grid's models with the convolution of their reference, in one process.
+
+    Returns:
+        ``limits``, see `clock.limits`; ``steps``, a row a model: implementation, mixer, ratio, layout,
+        parameters, tokens a step, ms and spread, tokens_per_second, ratio of its median to that of
+        transformers' Llama, gflops a second (three times the forward pass by `hybrid.cost`; None for the
+        peer) and share of the rate of a large matrix product; ``parts``, a row a part of the step of a
+        model: ms and spread; ``loops``, a step in the bare loop and in Lightning's, with the ratio to the
+        bare one; ``packed``, a row a number of processes: tokens_per_second of all of them.
+    """
+    limits = clock.limits(spec.device, spec.repeats)
+    steps = {name: Step(run, build, spec.device) for name, (run, build) in candidates(spec.scale).items()}
+    bar = partial(tqdm, disable=not progress, unit="table")
+    tables = {"limits": limits}
+    sections = {
+        "steps": lambda: _steps(steps, spec, clock.rate(limits, "product")),
+        "parts": lambda: _parts(steps, spec),
+        "loops": lambda: _loops(steps["hybrid full"], spec),
+        "packed": lambda: packed.measure(spec, packed_run(spec.scale)),
+    }
+    for name, section in bar(sections.items(), desc="training steps"):
+        tables[name] = section()
+    return tables
+
+
+def candidates(scale_name: str) -> dict[str, tuple[RunSpec, Callable[[RunSpec], nn.Module]]]:
+    """Name -> what is trained and what builds it. Every model is the run's own, but for the last: Hugging
+    Face's Llama of the sizes of the full-attention model."""
+    size = scale(scale_name)
+    pairs = [("gated_deltanet", "full"), ("gated_deltanet", mixed(size)), *((m, "pure") for m in MIXERS)]
+    ours = {}
+    for mixer, ratio in pairs:
+        run = size.specs([mixer], [ratio], [0], "published")[0]
+        name = "hybrid full" if ratio == "full" else f"hybrid {mixer} {ratio}"
+        ours[name] = (_offline(run) if isinstance(size, Paper) else run, hybrid)
+    return ours | {"transformers Llama": (ours["hybrid full"][0], llama)}
+
+
+def mixed(size: Scale | Paper) -> str:
+    """The ratio of the hybrid: 3:1, or the one with the most full blocks that the depth can express."""
+    return "3:1" if "3:1" in size.ratios else size.ratios[-2]
+
+
+def packed_run(scale_name: str) -> RunSpec:
+    """What is trained side by side: a hybrid."""
+    return candidates(scale_name)[f"hybrid gated_deltanet {mixed(scale(scale_name))}"][0]
+
+
+def hybrid(run: RunSpec) -> nn.Module:
+    """The run's model, as its training builds it."""
+    module = LitHybridLM(run)
+    torch.manual_seed(run.seed)
+    module.configure_model()
+    return module.model
+
+
+def llama(run: RunSpec) -> nn.Module:
+    """Hugging Face's Llama with the sizes of the run's full-attention model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = run.model
+    torch.manual_seed(run.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=model.hidden_size,
+            intermediate_size=mlp_size(model),
+            num_hidden_layers=model.depth,
+            num_attention_heads=model.attn_heads,
+            num_key_value_heads=model.kv_heads,
+            rms_norm_eps=model.norm_eps,
+            rope_theta=model.rope_theta,
+            tie_word_embeddings=model.tie_embeddings,
+            use_cache=False,
+        )
+    )
+
+
+@dataclass
+class Step:
+    """A model and what one step of its training needs; the next call takes the next batch."""
+
+    run: RunSpec
+    build: Callable[[RunSpec], nn.Module]
+    device: str
+
+    def __post_init__(self) -> None:
+        self.data = TaskData(self.run.task, self.run.train, self.run.seed)
+        self.model = self.build(self.run).to(self.device).train()
+        train = self.run.train
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), train.lr, train.betas, train.eps, train.weight_decay
+        )
+        self.index = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.data.rows * self.run.task.seq_len
+
+    def batch(self) -> dict[str, Tensor]:
+        """The next batch, on the device."""
+        self.index += 1
+        batch = self.data.train_batch(self.index)
+        return {name: batch[name].to(self.device) for name in ("input_ids", "labels")}
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss; on a GPU in bfloat16 as in training."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            logits = self.model(batch["input_ids"])[0]
+        return row_mean_loss(logits, batch["labels"])
+
+    def update(self) -> None:
+        """Clip the gradients and let AdamW take its step."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.run.train.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def __call__(self) -> None:
+        self.forward(self.batch()).backward()
+        self.update()
+
+    def by_part(self) -> dict[str, float]:
+        """Seconds of each of `PARTS` of one step."""
+        made: dict = {}
+        calls = {
+            "data": lambda: made.update(batch=self.batch()),
+            "forward": lambda: made.update(loss=self.forward(made["batch"])),
+            "backward": lambda: made["loss"].backward(),
+            "update": self.update,
+        }
+        return {part: clock.timed(calls[part], self.device) for part in PARTS}
+
+
+def _steps(steps: dict[str, Step], spec: BenchSpec, peak: float) -> list[dict]:
+    seconds = clock.in_turn(steps, spec.repeats, spec.device)
+    peer = median(seconds["transformers Llama"])
+    rows = []
+    for name, step in steps.items():
+        model, middle = step.run.model, median(seconds[name])
+        held = sum(p.numel() for p in step.model.parameters())
+        if held != parameters(model):
+            raise ValueError(f"{name} holds {held:,} parameters, not the {parameters(model):,} of its size")
+        ours = step.build is hybrid
+        work = 3 * step.tokens * flops_per_token(model, step.run.task.seq_len) if ours else None
+        rows.append(
+            {
+                "implementation": name,
+                "mixer": _mixer(step.run) if ours else None,
+                "layout": str(model.layout),
+                "parameters": held,
+                "tokens": step.tokens,
+                **clock.summary(seconds[name]),
+                "tokens_per_second": step.tokens / middle,
+                "ratio": middle / peer,
+                "gflops": work and work / middle / 1e9,
+                "share": work and work / middle / peak,
+            }
+        )
+    return rows
+
+
+def _parts(steps: dict[str, Step], spec: BenchSpec) -> list[dict]:
+    rounds = [{name: step.by_part() for name, step in steps.items()} for _ in range(spec.repeats + 1)][1:]
+    return [
+        {"implementation": name, "part": part, **clock.summary([round[name][part] for round in rounds])}
+        for name in steps
+        for part in PARTS
+    ]
+
+
+def _loops(step: Step, spec: BenchSpec) -> list[dict]:
+    """A step in a loop without anything around it, and in `hybrid.loop.train` with its checkpoints, its log
+    and its clock, on the same batches. Nothing is evaluated in either."""
+    run = step.run.with_(steps=LOOP_STEPS, warmup=1, eval_every=LOOP_STEPS // 2)
+    seconds: dict[str, list[float]] = {"bare": [], "lightning": []}
+    for repeat in range(spec.repeats + 1):
+        bare = Step(run, hybrid, spec.device)
+        elapsed = {"bare": clock.timed(lambda: [bare() for _ in range(LOOP_STEPS)], spec.device)}  # noqa: B023
+        curve = LearningCurve(lambda module: {})
+        with tempfile.TemporaryDirectory() as folder:
+            data = TaskData(run.task, run.train, run.seed)
+            with_lightning(LitHybridLM(run), data, curve, folder=folder, progress=False)
+        elapsed["lightning"] = curve.seconds
+        if repeat:
+            for name, value in elapsed.items():
+                seconds[name].append(value / LOOP_STEPS)
+    bare_step = median(seconds["bare"])
+    return [
+        {"loop": name, "steps": LOOP_STEPS, **clock.summary(times), "ratio": median(times) / bare_step}
+        for name, times in seconds.items()
+    ]
+
+
+def _mixer(run: RunSpec) -> str:
+    return run.model.mixer if "L" in run.model.layout.letters else "full"
+
+
+def _offline(run: RunSpec) -> RunSpec:
+    """A run of the paper on the standard library's bytes, which need no network, as many as one device holds
+    at a time."""
+    task = replace(run.task, corpus="stdlib", tokenizer="bytes", corpus_tokens=50_000_000)
+    return replace(run, task=task, train=replace(run.train, batch_size=HELD, accumulate=1))
