@@ -120,9 +120,19 @@ def _claims(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from hybrid import bench
+    from dataclasses import replace
 
-    bench.print_table(bench.bench_kernels(device=args.device, lengths=args.lengths, repeats=args.repeats))
+    import pandas
+
+    from hybrid import bench, runs
+
+    given = {name: getattr(args, name) for name in ("device", "repeats", "lengths")}
+    (spec,) = (spec for spec in bench.plan(args.scale) if spec.subject == args.subject)
+    spec = replace(spec, **{name: value for name, value in given.items() if value is not None})
+    result = runs.train_one(spec, recompute=True)
+    for name, rows in result.metrics.items():
+        print(f"{name}\n{pandas.DataFrame(rows).to_string(index=False, na_rep='-')}\n")
+    print(result.provenance["device"])
     return 0
 
 
@@ -186,11 +196,12 @@ def parser() -> argparse.ArgumentParser:
     claims.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
     claims.add_argument("--out", help="file to write")
 
-    bench = command("bench", _bench, "measure kernels beside their peers")
-    bench.add_argument("what", choices=["kernels"])
-    bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    bench.add_argument("--lengths", type=int, nargs="+", default=[256, 2048], help="tokens")
-    bench.add_argument("--repeats", type=int, default=5, help="timed repeats of each")
+    bench = command("bench", _bench, "measure speed and memory beside peers and store the result")
+    bench.add_argument("subject", choices=["kernels", "train", "decode", "start"])
+    bench.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
+    bench.add_argument("--device", help="cpu or cuda (default: the scale's)")
+    bench.add_argument("--lengths", type=int, nargs="+", help="tokens (default: the scale's)")
+    bench.add_argument("--repeats", type=int, help="timed repeats of each (default: the scale's)")
 
     evaluate = command("evaluate", _evaluate, "score a released or local model with lm-evaluation-harness")
     evaluate.add_argument("model", help="hub id OWNER/NAME, or a folder")
@@ -218,9 +229,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     A run that diverged has a stored result, which says so, and ends with status 0. Exit status 1 is that
     of ``verify`` where a number differs.
     """
+    args = parser().parse_args(argv)
+
+    # Below the parsing: it brings PyTorch along, which help and a mistyped command do without.
     from hybrid.runs import RunError
 
-    args = parser().parse_args(argv)
     try:
         return args.run(args)
     except (ValueError, OSError, RunError) as error:

@@ -24,6 +24,7 @@ KINDS = {
     "hybrid": Kind("hybrid.conversion:HybridSpec", "hybrid.distillation:convert"),
     "checkpoint": Kind("hybrid.checkpoint:CheckpointSpec", "hybrid.distillation:measure"),
     "select": Kind("hybrid.selection.base:SelectSpec", "hybrid.selection.run:select"),
+    "bench": Kind("hybrid.bench:BenchSpec", "hybrid.bench:measure"),
     "consa": Kind("hybrid.selection.consa:ConsaSpec", "hybrid.selection.consa:consa"),
 }
 """`kind` of a spec -> what belongs to it."""

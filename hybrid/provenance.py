@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -64,18 +65,25 @@ SOURCES = {
             "consa",
         )
     ),
+    "bench": ("bench/*.py",),
 }
-"""The files of the package that decide what is computed, in layers: a result rests on its own layer and on
-those before it. Figures, commands and studies, which say what to compute, are in none, nor is a kernel that
-no backend runs."""
-LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "triton")
+"""The files of the package that decide what is computed, in layers; see `RESTS_ON`. Figures, commands and
+studies, which say what to compute, are in none, nor is a kernel that no backend runs."""
+RESTS_ON = {
+    "run": ("run",),
+    "conversion": ("run", "conversion"),
+    "selection": ("run", "conversion", "selection"),
+    "bench": ("run", "bench"),
+}
+"""Layer -> the layers whose files decide its results."""
+LIBRARIES = ("torch", "lightning", "numpy", "datasets", "flash-linear-attention", "transformers", "triton")
 
 
 def source_files(layer: str = "run") -> list[Path]:
     """The files that a layer of `SOURCES` rests on, in the order of their names."""
-    names = list(SOURCES)
-    layers = names[: names.index(layer) + 1]
-    return sorted(path for name in layers for pattern in SOURCES[name] for path in PACKAGE.glob(pattern))
+    return sorted(
+        path for name in RESTS_ON[layer] for pattern in SOURCES[name] for path in PACKAGE.glob(pattern)
+    )
 
 
 def source_hash(layer: str = "run") -> str:
@@ -90,6 +98,7 @@ def source_hash(layer: str = "run") -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
 def bare_code(source: str) -> str:
     """Python source without comments, bare strings (docstrings) and blank lines.
 
