@@ -149,13 +149,15 @@ def versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The GPU in use, or the model of the CPU and the number of threads PyTorch uses on it."""
+    """The GPU in use; or the model of the CPU, the vector instructions and the number of threads PyTorch uses
+    on it. The last digits of a result depend on all three."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{_cpu_model()} ({instructions}), {threads} thread{'s' if threads > 1 else ''}"
 
 
 def threads(device: str) -> int | None:

@@ -158,16 +158,21 @@ def verify(
 def choose(specs: Iterable[Spec]) -> list[Result]:
     """Of the stale results of these specs, one for each source hash and variety (`hybrid.frames.variety`).
 
-    Preferred are runs that did not diverge, then models of several kinds of blocks, then the run that was
-    trained first: results that join the store later do not change the choice.
+    Preferred are runs that did not diverge, then those of a machine like this one, since another one gives
+    other digits, then models of several kinds of blocks, then the run that was trained last, which is the
+    most likely to be of this machine where the name of one does not tell.
     """
     store, stale = Store(), frames.staleness()
     found = [result for spec in specs if (result := store.read(spec)) and stale(result)]
+    found.sort(key=lambda result: result.run_id)
+    found.sort(key=lambda result: result.provenance.get("date", ""), reverse=True)
+    here = _machine(provenance.device_name())
 
     def preference(result: Result) -> tuple:
         run = result.spec
         one_kind = not isinstance(run, RunSpec) or len(set(run.model.layout.letters)) == 1
-        return result.status != "done", one_kind, result.provenance.get("date", ""), result.run_id
+        elsewhere = _machine(result.provenance.get("device", "")) != here
+        return result.status != "done", elsewhere, one_kind
 
     best: dict[tuple[str, str], Result] = {}
     for result in sorted(found, key=preference):
@@ -202,9 +207,14 @@ _ABSENT = object()
 
 def _folder() -> Path:
     """Where recomputed results lie: what another machine, library or code gave lies elsewhere."""
-    machine = provenance.device_name().partition(",")[0]
+    machine = _machine(provenance.device_name())
     about = json.dumps([provenance.LOADED["selection"], machine, provenance.versions()])
     return runs.work_root() / "verify" / hashlib.sha256(about.encode()).hexdigest()[:12]
+
+
+def _machine(device: str) -> str:
+    """A `provenance.device_name` without the number of threads."""
+    return device.partition(",")[0]
 
 
 def _train_alike(

@@ -99,13 +99,13 @@ def test_one_run_is_chosen_for_every_family_and_code(stored):
         old(spec(8), precision="bf16-mixed"),
     ]
     passed_over = [
-        old(spec(0, layout="LLL")),
-        old(spec(9)),
-        replace(old(spec(1)), status="failed"),
+        old(spec(9, layout="LLL")),
+        old(spec(0)),
+        replace(old(spec(10)), status="failed"),
         result(spec(2)),
-        old(spec(5, layout="FFF")),
-        old(spec(9, mixer="gla", layout="FLL")),
-        old(spec(9), OLDER),
+        old(spec(2, layout="FFF")),
+        old(spec(1, mixer="gla", layout="FLL")),
+        old(spec(1), OLDER),
     ]
     mixed = [one for pair in zip(passed_over, [*wanted, None], strict=True) for one in pair if one]
     stored(*mixed)
@@ -115,12 +115,20 @@ def test_one_run_is_chosen_for_every_family_and_code(stored):
     assert verify.choose(reversed(specs)) == chosen
 
 
+def test_a_run_of_a_machine_like_this_one_is_preferred(stored):
+    machine, _, _ = provenance.device_name().partition(",")
+    here = old(spec(1), device=f"{machine}, 7 threads")
+    others = [old(spec(0)), old(spec(2), device="another CPU (AVX512), 1 thread")]
+    stored(here, *others)
+    assert verify.choose([one.spec for one in (here, *others)]) == [here]
+
+
 def test_equal_runs_leave_a_record_that_covers_their_families_alone(stored):
     before = stored(
         old(spec(0)), old(spec(1)), old(spec(2, layout="FFF")), old(spec(3), OLDER), result(spec(4))
     )
     report = recompute()
-    assert sorted(seed for seed, _ in logged()) == ["0", "2", "3"]
+    assert sorted(seed for seed, _ in logged()) == ["1", "2", "3"]
     assert files() == before
     assert not report.differs and [str(c) for c in report.comparisons] == ["equal"] * 3
     kept = {path: json.loads(path.read_text()) for path in report.records.values()}
@@ -129,7 +137,7 @@ def test_equal_runs_leave_a_record_that_covers_their_families_alone(stored):
     assert record.pop("date") > "2026" and record == {
         "old": OLD,
         "new": LOADED["run"],
-        "runs": {"full": spec(2, layout="FFF").run_id, "gated_deltanet": spec(0).run_id},
+        "runs": {"full": spec(2, layout="FFF").run_id, "gated_deltanet": spec(1).run_id},
         "devices": [""],
         "versions": provenance.versions(),
         **provenance.commit(),
