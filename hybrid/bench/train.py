@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hybrid.bench import BenchSpec, clock, packed
+from hybrid.checkpoint import save
 from hybrid.config import MIXERS, RunSpec
 from hybrid.cost import flops_per_token, parameters
 from hybrid.data.module import TaskData
+from hybrid.fla_config import to_fla
 from hybrid.loop import LearningCurve
 from hybrid.loop import train as with_lightning
 from hybrid.mixers.geometry import mlp_size
@@ -44,7 +46,8 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
         bare one; ``packed``, a row a number of processes: tokens_per_second of all of them.
     """
     limits = clock.limits(spec.device, spec.repeats)
-    steps = {name: Step(run, build, spec.device) for name, (run, build) in candidates(spec.scale).items()}
+    chosen = candidates(spec.scale, spec.device)
+    steps = {name: Step(run, build, spec.device) for name, (run, build) in chosen.items()}
     bar = partial(tqdm, disable=not progress, unit="table")
     tables = {"limits": limits}
     sections = {
@@ -58,9 +61,11 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
     return tables
 
 
-def candidates(scale_name: str) -> dict[str, tuple[RunSpec, Callable[[RunSpec], nn.Module]]]:
-    """Name -> what is trained and what builds it. Every model is the run's own, but for the last: Hugging
-    Face's Llama of the sizes of the full-attention model."""
+def candidates(
+    scale_name: str, device: str = "cpu"
+) -> dict[str, tuple[RunSpec, Callable[[RunSpec], nn.Module]]]:
+    """Name -> what is trained and what builds it: our models, then, on a GPU, flash-linear-attention's of
+    one linear mixer each, then Hugging Face's Llama of the sizes of the full-attention model."""
     size = scale(scale_name)
     pairs = [("gated_deltanet", "full"), ("gated_deltanet", mixed(size)), *((m, "pure") for m in MIXERS)]
     ours = {}
@@ -68,7 +73,9 @@ def candidates(scale_name: str) -> dict[str, tuple[RunSpec, Callable[[RunSpec], 
         run = size.specs([mixer], [ratio], [0], "published")[0]
         name = "hybrid full" if ratio == "full" else f"hybrid {mixer} {ratio}"
         ours[name] = (_offline(run) if isinstance(size, Paper) else run, hybrid)
-    return ours | {"transformers Llama": (ours["hybrid full"][0], llama)}
+    pure = [name for name in ours if name.endswith(" pure") and device == "cuda"]
+    theirs = {name.replace("hybrid", "fla"): (ours[name][0], fla_model) for name in pure}
+    return ours | theirs | {"transformers Llama": (ours["hybrid full"][0], llama)}
 
 
 def mixed(size: Scale | Paper) -> str:
@@ -109,6 +116,16 @@ def llama(run: RunSpec) -> nn.Module:
             use_cache=False,
         )
     )
+
+
+def fla_model(run: RunSpec) -> nn.Module:
+    """flash-linear-attention's model class for the run, with the weights of `hybrid`."""
+    import fla.models
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(hybrid(run), folder)
+        (name,) = to_fla(run.model)["architectures"]
+        return getattr(fla.models, name).from_pretrained(folder, dtype=torch.float32)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fla_stub import models
 
 from hybrid.bench import BenchSpec, clock, packed, train
 from hybrid.cost import parameters
@@ -29,6 +30,18 @@ def test_candidates_are_one_full_one_mixed_and_six_pure_models(scale):
     assert all("hub:" not in run.task.corpus for run in runs.values())
     if scale == "paper":
         assert runs["hybrid full"].model.hidden_size == 1024
+
+
+def test_on_a_gpu_flas_models_with_our_weights_are_peers(monkeypatch):
+    models(monkeypatch)
+    chosen = train.candidates("smoke", "cuda")
+    peers = [name for name in chosen if name.startswith("fla ")]
+    assert [name.replace("fla", "hybrid") for name in peers] == [n for n in chosen if "hybrid" in n and "pure" in n]
+    for name in peers:
+        run, build = chosen[name]
+        theirs, ours = dict(build(run).named_parameters()), dict(train.hybrid(run).named_parameters())
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[n], ours[n]) for n in ours), name
 
 
 def test_a_step_learns():
