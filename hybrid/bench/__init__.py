@@ -51,7 +51,7 @@ class BenchSpec(Spec):
     """Whose models are trained and decoded."""
     device: str = "cpu"
     """One of `DEVICES`."""
-    repeats: int = 5
+    repeats: int = 4
     """Rounds that count, at least two: they show a spread."""
     lengths: tuple[int, ...] = ()
     """Tokens, ascending; of kernels and of decoding alone."""
@@ -83,9 +83,14 @@ def plan(scale_name: str) -> list[BenchSpec]:
 
     scale(scale_name)
     device = "cuda" if scale_name in ("gpu", "paper") else "cpu"
-    repeats = 2 if scale_name == "smoke" else 5
     return [
-        BenchSpec(subject, scale_name, device, repeats, LENGTHS.get(subject, {}).get(scale_name, ()))
+        BenchSpec(
+            subject,
+            scale_name,
+            device,
+            2 if scale_name == "smoke" else 4,
+            LENGTHS.get(subject, {}).get(scale_name, ()),
+        )
         for subject in SUBJECTS
         if (subject, scale_name) != ("start", "smoke")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,8 +31,10 @@ PARTS = ("data", "forward", "backward", "update")
 """Parts of a step: making the batch, loss included in the forward pass, gradients, clipping and AdamW."""
 HELD = 4
 """Sequences a device holds at the paper's scale, whose recipe is made for eight devices."""
-LOOP_STEPS = 40
-"""Steps of each loop that is compared; long enough that starting it does not count."""
+ROUNDS = 4
+"""Steps of each model in a repeat."""
+LOOP_STEPS = 20
+"""Steps of each loop in a repeat."""
 
 
 def measure(spec: BenchSpec, progress: bool) -> dict:
@@ -185,7 +188,7 @@ class Step:
 
 
 def _steps(steps: dict[str, Step], spec: BenchSpec, peak: float) -> list[dict]:
-    seconds = clock.in_turn(steps, spec.repeats, spec.device)
+    seconds = clock.in_turn(steps, ROUNDS * spec.repeats, spec.device)
     peer = median(seconds["transformers Llama"])
     rows = []
     for name, step in steps.items():
@@ -221,26 +224,41 @@ def _parts(steps: dict[str, Step], spec: BenchSpec) -> list[dict]:
     ]
 
 
+class LoopsInTurn(LearningCurve):
+    """Seconds of Lightning's steps, everything between two batches included, and of steps of a bare loop, one
+    of each in turn. Nothing is evaluated in either."""
+
+    def __init__(self, bare: Step) -> None:
+        super().__init__(lambda module: {})
+        self.bare = bare
+        self.times: dict[str, list[float]] = {"bare": [], "lightning": []}
+
+    def on_train_start(self, trainer, module) -> None:
+        super().on_train_start(trainer, module)
+        self.last = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        super().on_train_batch_end(trainer, module, outputs, batch, index)
+        clock.wait(self.bare.device)
+        self.times["lightning"].append(time.perf_counter() - self.last)
+        self.times["bare"].append(clock.timed(self.bare, self.bare.device))
+        self.last = time.perf_counter()
+
+
 def _loops(step: Step, spec: BenchSpec) -> list[dict]:
-    """A step in a loop without anything around it, and in `hybrid.loop.train` with its checkpoints, its log
-    and its clock, on the same batches. Nothing is evaluated in either."""
-    run = step.run.with_(steps=LOOP_STEPS, warmup=1, eval_every=LOOP_STEPS // 2)
-    seconds: dict[str, list[float]] = {"bare": [], "lightning": []}
-    for repeat in range(spec.repeats + 1):
-        bare = Step(run, hybrid, spec.device)
-        elapsed = {"bare": clock.timed(lambda: [bare() for _ in range(LOOP_STEPS)], spec.device)}  # noqa: B023
-        curve = LearningCurve(lambda module: {})
-        with tempfile.TemporaryDirectory() as folder:
-            data = TaskData(run.task, run.train, run.seed)
-            with_lightning(LitHybridLM(run), data, curve, folder=folder, progress=False)
-        elapsed["lightning"] = curve.seconds
-        if repeat:
-            for name, value in elapsed.items():
-                seconds[name].append(value / LOOP_STEPS)
-    bare_step = median(seconds["bare"])
+    """A step with nothing around it, and one of `hybrid.loop.train` with its checkpoints, its log and its
+    clock, on the same batches; the ratio is that of all steps together."""
+    warm = LOOP_STEPS
+    steps = warm + spec.repeats * LOOP_STEPS
+    run = step.run.with_(steps=steps, warmup=1, eval_every=LOOP_STEPS)
+    loops, data = LoopsInTurn(Step(run, hybrid, spec.device)), TaskData(run.task, run.train, run.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        with_lightning(LitHybridLM(run), data, loops, folder=folder, progress=False)
+    counted = {name: seconds[warm:] for name, seconds in loops.times.items()}
+    bare = sum(counted["bare"])
     return [
-        {"loop": name, "steps": LOOP_STEPS, **clock.summary(times), "ratio": median(times) / bare_step}
-        for name, times in seconds.items()
+        {"loop": name, "steps": len(seconds), **clock.summary(seconds), "ratio": sum(seconds) / bare}
+        for name, seconds in counted.items()
     ]
 
 

@@ -36,7 +36,9 @@ def test_on_a_gpu_flas_models_with_our_weights_are_peers(monkeypatch):
     models(monkeypatch)
     chosen = train.candidates("smoke", "cuda")
     peers = [name for name in chosen if name.startswith("fla ")]
-    assert [name.replace("fla", "hybrid") for name in peers] == [n for n in chosen if "hybrid" in n and "pure" in n]
+    assert [name.replace("fla", "hybrid") for name in peers] == [
+        n for n in chosen if "hybrid" in n and "pure" in n
+    ]
     for name in peers:
         run, build = chosen[name]
         theirs, ours = dict(build(run).named_parameters()), dict(train.hybrid(run).named_parameters())
