@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from hybrid.intervals import check_columns, interval, summary
 
@@ -165,6 +165,10 @@ def line_by_length(
     ax = figure.subplots()
     _curves(ax, df, length, y, hue)
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    if df[y].max() < 100 * df[y].min():
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
     ticks = sorted(df[length].unique())
     ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 10)]))
     ax.xaxis.set_minor_locator(NullLocator())

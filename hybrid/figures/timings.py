@@ -44,12 +44,13 @@ def timings(df: pd.DataFrame, task: str, candidate: str, panel: str, *, unit: st
             size = 10 if place == 0 else 6.5
             drawn = {"fmt": marker, "ms": size, "color": color, "mec": "white", "mew": 0.5, "label": name}
             ax.errorbar(rows["ms"], at, xerr=half, lw=1.2, capsize=2, zorder=4 - (place > 0), **drawn)
-        ax.set(xscale="log", xlabel=unit, title=title)
+        ax.set(xscale="log", title=title)
         ax.set_yticks(np.arange(len(tasks)), tasks)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if _narrow(df, panel, title) else (1,)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
     axes[0].set_ylim(len(tasks) - 0.5, -0.5)
+    axes[len(axes) // 2].set_xlabel(unit)
     handles, labels = [], []
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -62,6 +63,6 @@ def timings(df: pd.DataFrame, task: str, candidate: str, panel: str, *, unit: st
 
 
 def _narrow(df: pd.DataFrame, panel: str, title) -> bool:
-    """Whether one panel spans less than two powers of ten."""
+    """Whether one panel spans so little that powers of ten alone would leave it without a tick."""
     times = df.loc[df[panel] == title, "ms"]
-    return times.max() < 100 * times.min()
+    return times.max() < 30 * times.min()
