@@ -142,10 +142,13 @@ def test_every_kind_has_a_trainer_and_a_layer():
         kinds.trainer("cake")
 
 
-def test_layers_rest_on_those_before_them():
-    run, conversion, selection = (set(provenance.source_files(layer)) for layer in provenance.SOURCES)
-    assert run < conversion < selection
-    assert len(set(provenance.LOADED.values())) == 3
+def test_layers_rest_on_others():
+    files = {layer: set(provenance.source_files(layer)) for layer in provenance.SOURCES}
+    selection = files["selection"]
+    assert files["run"] < files["conversion"] < selection
+    assert {path.parent.name for path in files["bench"] - files["run"]} == {"bench"}
+    assert files["run"] < files["bench"]
+    assert len(set(provenance.LOADED.values())) == 4
     every = set(provenance.PACKAGE.glob("selection/*.py"))
     studies = {"__init__", "scales", "study", "observations", "planted"}
     assert {path.stem for path in every - selection} == studies
