@@ -75,7 +75,9 @@ class LitModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         train = self.config
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=train.lr, betas=train.betas, eps=train.eps)
+        optimizer = torch.optim.AdamW(
+            self.parameter_groups(), lr=train.lr, betas=train.betas, eps=train.eps, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, train)
         )

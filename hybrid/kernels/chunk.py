@@ -16,10 +16,17 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hybrid.kernels.primitives import DecayedScores, DeltaScan, DiagonalScan, UnitLowerInverse
+from hybrid.kernels.primitives import (
+    ColumnProducts,
+    DecayedScores,
+    DeltaScan,
+    DiagonalScan,
+    RowProducts,
+    UnitLowerInverse,
+    decays,
+)
 from hybrid.kernels.recurrent import accumulation_type, matrix_state
 
 CHUNKS = 16, 64
@@ -50,16 +57,14 @@ def gated_outer(
     q, k, v, g = (_chunks(x.to(start.dtype), q.shape[-1]) for x in (q, k, v, g))
     q = scale * q
 
-    since = g.cumsum(1).exp()
     if per_channel:
-        scores = DecayedScores.apply(q, k, g)
-        until = F.pad(g.flip(1).cumsum(1).flip(1)[:, 1:], (0, 0, 0, 1)).exp()
+        scores, since, until = DecayedScores.apply(q, k, g)
     else:
-        decay = _decays(g)
-        scores = q @ k.mT * decay
-        until = decay[:, -1].unsqueeze(-1)
+        decay = decays(g.squeeze(-1))
+        scores = RowProducts.apply(q, k) * decay
+        since, until = g.cumsum(1).exp(), decay[:, -1].unsqueeze(-1)
 
-    kept, added = _by_chunk(start, since[:, -1].unsqueeze(-1), (k * until).mT @ v)
+    kept, added = _by_chunk(start, since[:, -1].unsqueeze(-1), ColumnProducts.apply(k * until, v))
     states = DiagonalScan.apply(kept, added, start.flatten(0, 1))
     before, end = states.split([len(kept), 1])
     o = torch.baddbmm(scores @ v, q * since, before.flatten(0, 1))
@@ -83,24 +88,19 @@ def gated_delta(
     q = scale * q
 
     since = g.cumsum(1).exp()
-    decay = _decays(g)
+    decay = decays(g.squeeze(-1))
     until = decay[:, -1].unsqueeze(-1)
 
     # Inside a chunk token i writes beta_i (v_i - what k_i reads), earlier writes included: a
     # triangular system. Solved, it is `written + erased @ S` with S the state before the chunk.
-    inverse = UnitLowerInverse.apply(beta * (k @ k.mT) * decay)
+    inverse = UnitLowerInverse.apply(beta * RowProducts.apply(k, k) * decay)
     written, erased = inverse * beta.mT @ v, inverse * (-beta * since).mT @ k
 
     kept, keys, written, erased = _by_chunk(start, since[:, -1:], (k * until).mT, written, erased)
     before, end, writes = DeltaScan.apply(kept, keys, written, erased, start.flatten(0, 1))
-    o = torch.baddbmm((q @ k.mT * decay) @ writes.flatten(0, 1), q * since, before.flatten(0, 1))
+    scores = RowProducts.apply(q, k) * decay
+    o = torch.baddbmm(scores @ writes.flatten(0, 1), q * since, before.flatten(0, 1))
     return _join(o, like), end.view_as(start)
-
-
-def _decays(g: Tensor) -> Tensor:
-    """The decay from token j of a chunk to token i: [batch, C, C], 0 above the diagonal."""
-    ones = torch.ones_like(g)
-    return DecayedScores.apply(ones, ones, g)
 
 
 def _by_chunk(start: Tensor, *tensors: Tensor) -> list[Tensor]:

@@ -11,6 +11,40 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 
+class RowProducts(Function):
+    """``a @ b.mT`` for a: [batch, M, K] and b: [batch, N, K].
+
+    PyTorch's own gradient of b lies in memory transposed, and every sum or product with it that follows
+    takes several times as long. So does that of a in `ColumnProducts`.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        a, b = ctx.saved_tensors
+        return grad @ b, grad.mT @ a
+
+
+class ColumnProducts(Function):
+    """``a.mT @ b`` for a: [batch, K, M] and b: [batch, K, N]."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a.mT @ b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        a, b = ctx.saved_tensors
+        return b @ grad.mT, a @ grad
+
+
 class DiagonalScan(Function):
     """``s_{n+1} = a_n * s_n + x_n`` for n = 0 .. N-1.
 
@@ -71,22 +105,13 @@ class DeltaScan(Function):
 
 
 class UnitLowerInverse(Function):
-    """``(I + L)^-1`` with L the part below the diagonal of [batch, C, C], C a power of two.
-
-    By blocks of 1, 2, 4, ...: the inverse of ``[[A, 0], [L, D]]`` is ``[[A', 0], [-D' L A', D']]``
-    with ``A'`` and ``D'`` the inverses of A and D. Powers of L, which explode when keys repeat,
-    never occur.
-    """
+    """``(I + L)^-1`` with L the part below the diagonal of [batch, C, C], by forward substitution."""
 
     @staticmethod
     def forward(ctx, lower: Tensor) -> Tensor:
-        size = lower.shape[-1]
-        inverse = torch.eye(size, dtype=lower.dtype, device=lower.device).repeat(lower.shape[0], 1, 1)
-        half = 1
-        while half < size:
-            first, second = _quarter(inverse, half, 0, 0), _quarter(inverse, half, 1, 1)
-            _quarter(inverse, half, 1, 0).copy_(second @ _quarter(lower, half, 1, 0) @ first).neg_()
-            half *= 2
+        one = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
+        # The solution comes column by column, so that of the transposed system is the one in rows.
+        inverse = torch.linalg.solve_triangular(lower.mT, one, upper=True, unitriangular=True).mT
         ctx.save_for_backward(inverse)
         return inverse
 
@@ -97,39 +122,66 @@ class UnitLowerInverse(Function):
         return (inverse.mT @ grad @ inverse.mT).tril_(-1).neg_()
 
 
+def decays(g: Tensor) -> Tensor:
+    """``D_ij = exp(g_{j+1} + ... + g_i)`` for j <= i, and 0 above the diagonal: what is left at i of j.
+
+    g: [batch, C], at most 0. Returns [batch, C, C]. All sums are one product with a table of zeros and
+    ones, so nothing cancels.
+    """
+    size = g.shape[1]
+    position = torch.arange(size, device=g.device)
+    later = position.unsqueeze(-1) >= position
+    between = (later.unsqueeze(1) & ~later).flatten(0, 1).mT
+    # Zero times infinity is no number.
+    finite = g.clamp_min(torch.finfo(g.dtype).min / size)
+    return (finite @ between.to(g.dtype)).exp().unflatten(1, (size, size)) * later
+
+
 class DecayedScores(Function):
     """``A_ij = sum_c q_ic k_jc exp(g_{j+1,c} + ... + g_ic)`` for j <= i, and 0 above the diagonal.
 
-    q, k, g: [batch, C, K], C a power of two, g at most 0. Returns A: [batch, C, C].
+    q, k, g: [batch, C, K], C a power of two, g at most 0. Returns A: [batch, C, C], and, both
+    [batch, C, K], the decay from before the first position to each, ``exp(g_1 + ... + g_i)``, and from
+    each to the last, ``exp(g_{i+1} + ... + g_C)``.
 
     By halving: in a block of two halves, queries of the second meet keys of the first, and the
-    decay between them is the product of two that meet at the border of the halves. Both exponents
-    are sums of numbers of one sign, so nothing overflows and nothing cancels.
+    decay between them is the product of two that meet at the border of the halves. Both are products
+    of numbers from 0 to 1, so nothing overflows and nothing cancels.
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, g: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, g)
+    def forward(ctx, q: Tensor, k: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = torch.diag_embed((q * k).sum(-1))
-        for half, since, until in _halvings(g):
-            late, early = _half(q, half, 1) * since, _half(k, half, 0) * until
-            _quarter(scores, half, 1, 0).copy_(late @ early.mT)
-        return scores
+        since, until = g.exp(), torch.ones_like(g)
+        for half, in_late, in_early in _halvings(since, until):
+            late, early = _half(q, half, 1) * in_late, _half(k, half, 0) * in_early
+            # Products of single rows are slower than what they stand for.
+            met = late @ early.mT if half > 1 else (late * early).sum(-1, keepdim=True)
+            _quarter(scores, half, 1, 0).copy_(met)
+        ctx.save_for_backward(q, k, g)
+        return scores, since, until
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor, grad_since: Tensor, grad_until: Tensor):
         q, k, g = ctx.saved_tensors
         grad_q, grad_k = torch.zeros_like(q), torch.zeros_like(k)
-        for half, since, until in _halvings(g):
+        since, until = g.exp(), torch.ones_like(g)
+        for half, in_late, in_early in _halvings(since, until):
             quarter = _quarter(grad, half, 1, 0)
-            late, early = _half(q, half, 1) * since, _half(k, half, 0) * until
-            _half(grad_q, half, 1).addcmul_(quarter @ early, since)
-            _half(grad_k, half, 0).addcmul_(quarter.mT @ late, until)
-        # A_ij depends on the sums G of g as exp(G_i - G_j), so G_i has q_i's gradient less k_i's.
-        grad_sums = q * grad_q - k * grad_k
+            late, early = _half(q, half, 1) * in_late, _half(k, half, 0) * in_early
+            to_late = quarter @ early if half > 1 else quarter * early
+            to_early = quarter.mT @ late if half > 1 else quarter * late
+            _half(grad_q, half, 1).addcmul_(to_late, in_late)
+            _half(grad_k, half, 0).addcmul_(to_early, in_early)
+        # In the sums G of g, A_ij is q_i k_j exp(G_i - G_j), and the others are exp(G_i) and
+        # exp(G_C - G_i).
+        past, future = grad_since.mul(since), grad_until.mul(until)
+        grad_sums = past.addcmul_(q, grad_q).addcmul_(k, grad_k, value=-1).sub_(future)
+        grad_sums[:, -1] += future.sum(1)
         diagonal = grad.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        return grad_q.addcmul_(diagonal, k), grad_k.addcmul_(diagonal, q), grad_sums.flip(1).cumsum(1).flip(1)
+        grad_g = torch.ones_like(grad[0]).triu() @ grad_sums
+        return grad_q.addcmul_(diagonal, k), grad_k.addcmul_(diagonal, q), grad_g
 
 
 def _half(x: Tensor, half: int, which: int) -> Tensor:
@@ -148,13 +200,17 @@ def _quarter(x: Tensor, half: int, row: int, column: int) -> Tensor:
     return x.as_strided(shape, strides, x.storage_offset() + half * (row * by_row + column * by_column))
 
 
-def _halvings(g: Tensor):
+def _halvings(since: Tensor, until: Tensor):
     """For halves of 1, 2, 4, ... positions: their length, the decay from the border of the halves to
-    each later position, and from each earlier position to the border: [batch, blocks, half, K]."""
-    since, until = g.clone(), torch.zeros_like(g)
+    each later position, and from each earlier position to the border: [batch, blocks, half, K].
+
+    since, until: [batch, C, K], one position's decay, and ones. Afterwards they hold the decay from
+    before the first position to each, and from each to the last.
+    """
     half = 1
-    while half < g.shape[1]:
-        yield half, _half(since, half, 1).exp(), _half(until, half, 0).exp()
-        _half(until, half, 0).add_(_half(since, half, 1)[..., -1:, :])
-        _half(since, half, 1).add_(_half(since, half, 0)[..., -1:, :])
+    while half < since.shape[1]:
+        late, early = _half(since, half, 1), _half(until, half, 0)
+        yield half, late, early
+        early.mul_(late[..., -1:, :])
+        late.mul_(_half(since, half, 0)[..., -1:, :])
         half *= 2

@@ -20,16 +20,32 @@ def compare(kernel, inputs, tolerance=1e-4):
 @pytest.mark.parametrize("pattern", ["every step", "every third step", "one step", "half the channels"])
 def test_decays_of_thirty_a_step(kernel, pattern):
     inputs = make(kernel, **SHAPE, dtype=torch.float32)
-    g = inputs["log_decay"].mul_(0.01)
-    if pattern == "every step":
-        g.fill_(-30.0)
-    elif pattern == "every third step":
-        g[:, ::3] = -30.0
-    elif pattern == "one step":
-        g[:, 40] = -30.0
-    else:
-        g[..., ::2] = -30.0
+    decayed(inputs["log_decay"], pattern, -30.0)
     compare(kernel, inputs)
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "delta"])
+@pytest.mark.parametrize("pattern", ["every step", "every third step", "one step", "half the channels"])
+def test_what_is_forgotten_altogether_leaves_no_trace(kernel, pattern):
+    inputs = make(kernel, **SHAPE, dtype=torch.float64)
+    decayed(inputs["log_decay"], pattern, -torch.inf)
+    with torch.no_grad():
+        expected = KERNELS[kernel](**inputs, backend="recurrent")
+        actual = KERNELS[kernel](**inputs, backend="chunk")
+    for left, right in zip(actual, expected, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def decayed(g, pattern, by):
+    g.mul_(0.01)
+    if pattern == "every step":
+        g.fill_(by)
+    elif pattern == "every third step":
+        g[:, ::3] = by
+    elif pattern == "one step":
+        g[:, 40] = by
+    else:
+        g[..., ::2] = by
 
 
 @pytest.mark.parametrize("kernel", ["delta", "delta, decaying"])
