@@ -281,7 +281,7 @@ class Morphable(nn.Module):
         layout and the second mixer in the others; ``drop_rope`` takes the positions out of the `F`."""
         config = self.config(layout)
         if drop_rope:
-            config = replace(config, rope_theta=None)
+            config = replace(config, rope_theta=None, rope_stretch=None)
         model = HybridLM(config).to(self.teacher.lm_head.weight.device)
         full, second = dict(self.teacher.named_parameters()), dict(self.student.named_parameters())
         letters = str(Layout.parse(layout))

@@ -83,6 +83,7 @@ def _reasons(config: ModelConfig, family: Family) -> list[str]:
         "heads of one block that see differently far (full_heads)": config.full_heads,
         "a short convolution on attention": attention and conv_width(config, "F"),
         "attention without rotary positions": attention and config.rope_theta is None,
+        "stretched rotary positions (rope_stretch)": attention and config.rope_stretch is not None,
         "attention heads of another width than hidden_size / attn_heads (attn_head_dim)": (
             attention and config.head_dim * config.attn_heads != config.hidden_size
         ),

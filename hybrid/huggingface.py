@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybrid.config import ModelConfig
 from hybrid.fla_families import WITHOUT_EFFECT
+from hybrid.mixers.rotary import rates
 from hybrid.model import HybridLM
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -34,8 +35,11 @@ ROPE_THETA = 10_000.0
 """Base of the rotary positions where a config names none."""
 TOP_LEVEL, NESTED = ("rope_theta", "partial_rotary_factor"), ("rope_parameters", "rope_scaling")
 """Where a config speaks of rotary positions: keys, and keys that hold an object; these win."""
-UNSCALED = {"rope_type": "default", "partial_rotary_factor": 1.0}
-"""What may stand beside the base of the rotary positions."""
+ROPE_TYPES = {
+    "default": (),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""Kinds of rotary positions that `HybridLM` computes, with the keys that make `ModelConfig.rope_stretch`."""
 PARTS = {
     "embeddings": "embed_tokens",
     "attn_norm": "input_layernorm",
@@ -77,7 +81,8 @@ def from_huggingface(given: dict) -> ModelConfig:
 
     Keys that are missing take transformers' defaults; keys that change nothing known are named in a
     warning. Raises ``ValueError`` naming an unknown model type, a missing size, or a value that
-    `HybridLM` does not compute: scaled rotary positions, sliding windows, other biases or activations.
+    `HybridLM` does not compute: rotary positions of other types than `ROPE_TYPES`, sliding windows, other
+    biases or activations.
     """
     name = given.get("model_type")
     if name not in FAMILIES:
@@ -95,7 +100,7 @@ def from_huggingface(given: dict) -> ModelConfig:
     if unread := sorted(given.keys() - read - UNREAD):
         warnings.warn(f"keys of the {name} config that were not read: {', '.join(unread)}", stacklevel=2)
     c = OPTIONAL | family.optional | given
-    c["rope_theta"] = _rope_theta(given)
+    c["rope_theta"], stretch = _rope(given)
     for key in ("rms_norm_eps", "initializer_range", "rope_theta"):
         value = c[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -112,6 +117,7 @@ def from_huggingface(given: dict) -> ModelConfig:
         attn_head_dim=None if c["head_dim"] in (None, hidden / heads) else c["head_dim"],
         qkv_bias=family.qkv_bias,
         rope_theta=c["rope_theta"],
+        rope_stretch=stretch,
         tie_embeddings=c["tie_word_embeddings"],
         norm_eps=c["rms_norm_eps"],
         init_std=c["initializer_range"],
@@ -119,17 +125,26 @@ def from_huggingface(given: dict) -> ModelConfig:
     )
 
 
-def _rope_theta(given: dict) -> float:
-    """The base of the rotary positions, which transformers 4 and 5 write in different places."""
+def _rope(given: dict) -> tuple[float, tuple | None]:
+    """`ModelConfig.rope_theta` and `rope_stretch`, which transformers 4 and 5 write in different places."""
     rope = {"rope_theta": ROPE_THETA} | {key: given[key] for key in TOP_LEVEL if key in given}
     for key in NESTED:
         rope |= given.get(key) or {}
-    if "type" in rope:
-        rope["rope_type"] = rope.pop("type")
-    theta = rope.pop("rope_theta")
-    if scaled := {key: value for key, value in rope.items() if UNSCALED.get(key) != value}:
-        raise ValueError(f"scaled rotary positions, {scaled}, are not supported; allowed: {UNSCALED}")
-    return theta
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    if kind not in ROPE_TYPES:
+        allowed = ", ".join(ROPE_TYPES)
+        raise ValueError(f"rotary positions of rope_type {kind!r} are not supported; allowed: {allowed}")
+    if (part := rope.pop("partial_rotary_factor", 1.0)) != 1.0:
+        raise ValueError(f"partial_rotary_factor={part!r} is not supported; allowed: 1.0")
+    theta, keys = rope.pop("rope_theta"), ROPE_TYPES[kind]
+    if keys and "max_position_embeddings" in given:
+        rope.setdefault(keys[-1], given["max_position_embeddings"])
+    if missing := [key for key in keys if key not in rope]:
+        raise ValueError(f"rope_type {kind!r} needs {', '.join(keys)}; missing {', '.join(missing)}")
+    if more := {key: value for key, value in rope.items() if key not in keys}:
+        allowed = ", ".join(keys) or "none"
+        raise ValueError(f"rope_type {kind!r} with {more} is not supported; allowed: {allowed}")
+    return theta, tuple(rope[key] for key in keys) or None
 
 
 def renamed(tensors: dict[str, Tensor], model: HybridLM) -> dict[str, Tensor]:
@@ -154,7 +169,6 @@ def _in_file(name: str) -> str:
 
 def _is_table(name: str, tensor: Tensor, config: ModelConfig) -> bool:
     """Whether it is the table of frequencies that the config gives; stored ones may be rounded."""
-    pair = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-    table = config.rope_theta ** (-pair / config.head_dim)
+    table = rates(config.head_dim, config.rope_theta, config.rope_stretch)
     known = name.endswith(FREQUENCIES) and tensor.shape == table.shape
     return known and torch.allclose(tensor.float(), table, rtol=1e-2)

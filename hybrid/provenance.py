@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).parent
 SOURCES = {
     "run": (
         "layout.py",
-        "config.py",
+        "config/*.py",
         "model.py",
         "training.py",
         "loop.py",

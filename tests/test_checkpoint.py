@@ -240,6 +240,7 @@ INEXPRESSIBLE = {
     "wide heads": (config_of("gla", "LF", attn_head_dim=20), r"hidden_size / attn_heads \(attn_head_dim\)"),
     "another epsilon": (config_of("gla", "FF", qk_norm=True, qk_norm_eps=1e-6), "qk_norm_eps than 1e-05"),
     "no positions": (config_of("gla", "LF", rope_theta=None), "rotary"),
+    "stretched positions": (config_of("gla", "LF", rope_stretch=(8, 1, 4, 64)), "stretched"),
     "two kinds of attention alone": (config_of("gla", "FW", window=4), "sliding-window"),
     "full heads in a hybrid": (config_of("gla", "LW", window=4, full_heads=((), (1,))), r"\(full_heads\)"),
     "full heads alone": (config_of("gla", "WW", window=4, full_heads=((0,), ())), r"\(full_heads\)"),

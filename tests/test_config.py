@@ -132,6 +132,17 @@ def test_full_heads_are_tuples_and_a_part_of_the_name():
     assert RunSpec.from_dict(old).run_id == specs[2].run_id
 
 
+def test_a_stretch_of_positions_is_numbers_and_reads_back():
+    spec = RunSpec(ModelConfig("LF", rope_stretch=[8, 1, 4, 64]), TaskConfig(), TrainConfig())
+    assert spec.model.rope_stretch == (8.0, 1.0, 4.0, 64.0)
+    assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    for wrong in ((0.5, 1, 4, 64), (8, 4, 1, 64), (8, 1, 4, 0), (8, 1, 4), "llama3", 8):
+        with pytest.raises(ValueError, match=r"rope_stretch must be \(factor, low, high, length\)"):
+            ModelConfig("LF", rope_stretch=wrong)
+    with pytest.raises(ValueError, match="rope_stretch needs rotary positions"):
+        ModelConfig("LF", rope_theta=None, rope_stretch=(8, 1, 4, 64))
+
+
 def test_tables_can_be_grouped_by_full_heads():
     models = [masked([[0, 2], [], []]), masked([[1], [], []]), masked(None)]
     specs = [RunSpec(model, TaskConfig(), TrainConfig(), seed=s) for model in models for s in (0, 1, 2)]

@@ -28,7 +28,17 @@ SIZES = {
     "num_attention_heads": 4,
 }
 THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 50.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 40,
+}
+"""Five channel pairs turn 6.4, 2.9, 1.3, 0.6 and 0.3 times in 40 tokens: kept, two between, two slowed."""
 CASES = {
+    "llama3": ("Llama", {"num_key_value_heads": 2, "head_dim": 10, "rope_parameters": LLAMA3}),
     "llama": ("Llama", {"num_key_value_heads": 2, "rms_norm_eps": 0.02} | THETA),
     "llama-tied": ("Llama", {"tie_word_embeddings": True}),
     "llama-wide": ("Llama", {"num_key_value_heads": 1, "head_dim": 10} | THETA),
@@ -159,11 +169,31 @@ def test_configs_of_transformers_4_are_read():
         from_huggingface(SIZES | older | {"logit_scale": 2})
 
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}
+def test_a_stretch_is_read_from_either_version_and_its_length_from_the_model_where_it_is_not_named():
+    stretch = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
+    expected = from_huggingface({"model_type": "llama"} | SIZES | {"rope_parameters": LLAMA3})
+    assert expected.rope_stretch == (8.0, 1.0, 4.0, 40.0)
+    older = {"model_type": "llama", "rope_theta": 50.0, "rope_scaling": stretch}
+    assert from_huggingface(SIZES | older) == expected
+    del stretch["original_max_position_embeddings"]
+    assert from_huggingface(SIZES | older | {"max_position_embeddings": 40}) == expected
+
+
 REFUSED = {
-    "llama3": ("llama", {"rope_parameters": LLAMA3}, "scaled rotary positions.*'llama3'.*allowed.*default"),
-    "yarn": ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4}}, "scaled rotary positions.*'yarn'"),
-    "half": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor': 0.5"),
+    "llama3 in part": (
+        "llama",
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+        "'llama3' needs factor.*missing low_freq_factor, high_freq_factor, original",
+    ),
+    "llama3 and more": ("llama", {"rope_parameters": LLAMA3 | {"beta": 2}}, "'beta': 2.*allowed: factor"),
+    "llama3 turned round": (
+        "llama",
+        {"rope_parameters": LLAMA3 | {"low_freq_factor": 9.0}},
+        r"0 < low < high.*\(8.0, 9.0, 4.0, 40\)",
+    ),
+    "yarn": ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4}}, "'yarn'.*allowed: default, llama3"),
+    "more": ("llama", {"rope_scaling": {"factor": 4}}, "'default' with {'factor': 4}.*allowed: none"),
+    "half": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5.*allowed: 1.0"),
     "window": ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True.*allowed: False"),
     "some windows": ("qwen3", {"layer_types": ["sliding_attention"]}, "sliding_attention.*full_attention"),
     "llama window": ("llama", {"sliding_window": 64}, "sliding_window=64.*allowed: None"),

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from importlib import metadata
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -89,7 +91,7 @@ def test_importing_is_light():
 
 @pytest.mark.parametrize("kind", [config.ModelConfig, config.TaskConfig, config.TrainConfig, config.RunSpec])
 def test_every_field_says_what_it_is(kind):
-    tree = ast.parse((ROOT / "hybrid" / "config.py").read_text())
+    tree = ast.parse(Path(inspect.getfile(kind)).read_text())
     (body,) = [
         node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__
     ]

@@ -450,7 +450,7 @@ def test_the_source_hash_sees_code_and_not_comments():
     assert provenance.bare_code(code.replace('"#"', '"!"')) != bare
     assert provenance.bare_code('x: int = 1\n"""Unit."""\n') == "x: int = 1"
     names = {path.relative_to(provenance.PACKAGE).as_posix() for path in provenance.source_files()}
-    assert {"layout.py", "config.py", "training.py", "loop.py", "kernels/__init__.py"} <= names
+    assert {"layout.py", "config/model.py", "training.py", "loop.py", "kernels/__init__.py"} <= names
     assert not names & {"runs.py", "store.py", "cli.py", "figures.py", "provenance.py"}
 
 

@@ -10,7 +10,8 @@ from hybrid.kernels import softmax_attention
 from hybrid.mixers.cache import Cache, extended, last
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width
-from hybrid.mixers.norms import RMSNorm, rotate
+from hybrid.mixers.norms import RMSNorm
+from hybrid.mixers.rotary import rotate
 
 
 def attend_cached(
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         hidden, width, bias = config.hidden_size, conv_width(config, letter), config.qkv_bias
         self.head_dim = config.head_dim
         self.spans = config.spans(index)
-        self.rope_theta = config.rope_theta
+        self.rope = None if config.rope_theta is None else (config.rope_theta, config.rope_stretch)
         q_width, kv_width = config.attn_heads * self.head_dim, config.kv_heads * self.head_dim
         self.q_proj = nn.Linear(hidden, q_width, bias=bias)
         self.k_proj = nn.Linear(hidden, kv_width, bias=bias)
@@ -77,8 +78,8 @@ class Attention(nn.Module):
         v, v_tail = self.v_conv1d(self.v_proj(x), tails[2])
         q, k, v = (p.unflatten(-1, (-1, self.head_dim)) for p in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
-        if self.rope_theta is not None:
-            q, k = rotate(q, seen, self.rope_theta), rotate(k, seen, self.rope_theta)
+        if self.rope is not None:
+            q, k = rotate(q, seen, *self.rope), rotate(k, seen, *self.rope)
         return q, k, v, (q_tail, k_tail, v_tail)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, past: tuple | None) -> tuple[Tensor, tuple]:

@@ -9,7 +9,8 @@ from hybrid.config import ModelConfig
 from hybrid.kernels import gated_outer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.geometry import conv_width, linear_heads
-from hybrid.mixers.norms import GatedRMSNorm, rotate
+from hybrid.mixers.norms import GatedRMSNorm
+from hybrid.mixers.rotary import rotate
 
 ROPE_THETA = 10_000.0
 

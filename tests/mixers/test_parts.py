@@ -10,7 +10,8 @@ from hybrid.mixers import MIXERS, build_mixer
 from hybrid.mixers.attention import Attention
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.hgrn import forget_gate
-from hybrid.mixers.norms import GatedRMSNorm, RMSNorm, l2_norm, rotate
+from hybrid.mixers.norms import GatedRMSNorm, RMSNorm, l2_norm
+from hybrid.mixers.rotary import rotate
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 

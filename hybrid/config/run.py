@@ -1,0 +1,89 @@
+"""What a training run is: a model, its task, its training and a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+from hybrid.config.model import ModelConfig
+from hybrid.config.task import TaskConfig
+from hybrid.config.train import TrainConfig
+from hybrid.specs import Spec
+
+
+@dataclass(frozen=True)
+class RunSpec(Spec):
+    """A frozen description of one training run; its `run_id` is a hash of its canonical JSON."""
+
+    kind = "run"
+    layer = "run"
+
+    model: ModelConfig
+    task: TaskConfig
+    train: TrainConfig
+    seed: int = 0
+    """Seeds initialisation, data order and recall sequences; whole number from 0."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a whole number from 0; got {self.seed!r}")
+
+    def to_dict(self) -> dict:
+        """Plain JSON types, every field present; `from_dict` reads it back."""
+        spec = asdict(self)
+        spec["model"]["layout"] = str(self.model.layout)
+        return json.loads(json.dumps(spec))
+
+    @classmethod
+    def from_dict(cls, spec: dict) -> RunSpec:
+        """The inverse of `to_dict`. Raises ``ValueError`` naming an unknown or missing part."""
+        parts = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
+        _known(cls, spec)
+        missing = [name for name in parts if name not in spec]
+        if missing:
+            raise ValueError(f"a run spec needs {', '.join(parts)}; missing {', '.join(missing)}")
+        for name, kind in parts.items():
+            _known(kind, spec[name])
+        return cls(**{n: kind(**spec[n]) for n, kind in parts.items()}, seed=spec.get("seed", 0))
+
+    @property
+    def title(self) -> str:
+        """A few words for messages and tables."""
+        return f"{self.model.mixer} {self.model.layout}, seed {self.seed}"
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the spec's canonical JSON.
+
+        Fields at their default are left out of it, so that a field added later renames no run.
+        """
+        parts = {
+            name: {
+                f.name: value
+                for f in fields(kind)
+                if (value := getattr(getattr(self, name), f.name)) != f.default
+            }
+            for name, kind in (("model", ModelConfig), ("task", TaskConfig), ("train", TrainConfig))
+        }
+        parts["model"]["layout"] = str(self.model.layout)
+        text = json.dumps({**parts, "seed": self.seed}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def with_(self, **changes) -> RunSpec:
+        """A copy with fields of any part changed: ``spec.with_(lr=3e-4, seed=1)``."""
+        parts = {"model": self.model, "task": self.task, "train": self.train}
+        for name, part in parts.items():
+            mine = {k: changes.pop(k) for k in list(changes) if k in {f.name for f in fields(part)}}
+            parts[name] = replace(part, **mine)
+        seed = changes.pop("seed", self.seed)
+        if changes:
+            raise ValueError(f"no part of a run spec has a field {next(iter(changes))!r}")
+        return RunSpec(**parts, seed=seed)
+
+
+def _known(kind, values: dict) -> None:
+    allowed = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in allowed:
+            raise ValueError(f"unknown field {name!r} of {kind.__name__}; allowed: {', '.join(allowed)}")

@@ -1,0 +1,84 @@
+"""What a model is trained and measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybrid.config.checks import floats, positive, share
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What a model is trained and measured on: text, synthetic recall, or a mixture of both.
+
+    Text tokens keep their ids; recall symbols have ids of their own above them, so that one model
+    holds both tasks. Recall is multi-query associative recall (Arora et al., Zoology, 2312.04927).
+    """
+
+    corpus: str = "stdlib"
+    """Text: "stdlib" (the running interpreter's library sources, no network), a path or glob of
+    text or parquet files, or "hub:NAME" or "hub:NAME:SUBSET" for a hub data set, streamed."""
+    tokenizer: str = "bytes"
+    """ "bytes" (256 ids) or the name or path of a Hugging Face tokenizer."""
+    corpus_tokens: int = 50_000_000
+    """Tokens read from the corpus, at most, held-out ones included; reading stops with the documents
+    that reach it. The default is held in memory, more lie on disk (`hybrid.data.shards`)."""
+    seq_len: int = 128
+    """Tokens of a training sequence, text or recall."""
+    recall_fraction: float = 0.5
+    """Share of the training sequences that are recall; 0 is text only, 1 recall only."""
+    pairs: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Loads: numbers of key-value pairs, drawn uniformly for every recall sequence."""
+    queries: int | None = None
+    """Questions a training sequence asks: None asks each key once, as published; a number asks that
+    often, with repetition, and shows the value after each question, which speeds up learning.
+    Recall is always measured in the published form."""
+    suite_fraction: float = 0.0
+    """Share of the recall sequences that are tasks of `hybrid.data.suite`, all thirteen equally often;
+    the others are multi-query associative recall."""
+    recall_vocab: int = 128
+    """Recall symbols: half are keys, half are values."""
+    eval_pairs: tuple[int, ...] = (4, 8, 16)
+    """Loads at which recall is measured."""
+    eval_lengths: tuple[int, ...] = (128, 256)
+    """Lengths, in tokens, at which recall is measured."""
+    eval_sequences: int = 256
+    """Sequences behind each measured number."""
+
+    def __post_init__(self) -> None:
+        floats(self)
+        for name in ("pairs", "eval_pairs", "eval_lengths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            if not values or any(not isinstance(v, int) or v < 1 for v in values):
+                raise ValueError(f"{name} must be whole numbers of at least 1; got {values!r}")
+        positive(self, "corpus_tokens", "seq_len", "recall_vocab", "eval_sequences")
+        share(self, "recall_fraction")
+        share(self, "suite_fraction")
+        if self.has_suite:
+            for name, least in (("seq_len", 64), ("recall_vocab", 32)):
+                if getattr(self, name) < least:
+                    raise ValueError(f"the suite needs {name} of at least {least}; got {getattr(self, name)}")
+        if self.recall_fraction > 0:
+            most = min(self.seq_len // 4, self.recall_vocab // 2)
+            if max(self.pairs) > most:
+                raise ValueError(
+                    f"pairs must be at most {most} (a quarter of seq_len {self.seq_len}, half of "
+                    f"recall_vocab {self.recall_vocab}); got {max(self.pairs)}"
+                )
+            room = self.seq_len // 2 - max(self.pairs)
+            if self.queries is not None and not 1 <= self.queries <= room:
+                raise ValueError(
+                    f"queries must be None or 1 to {room} (every second token of seq_len "
+                    f"{self.seq_len} after {max(self.pairs)} pairs); got {self.queries!r}"
+                )
+            if max(self.eval_pairs) > self.recall_vocab // 2:
+                raise ValueError(
+                    f"eval_pairs must be at most {self.recall_vocab // 2} (half of recall_vocab "
+                    f"{self.recall_vocab}); got {max(self.eval_pairs)}"
+                )
+
+    @property
+    def has_suite(self) -> bool:
+        """Whether the thirteen tasks of the suite are trained and measured."""
+        return self.recall_fraction > 0 and self.suite_fraction > 0
