@@ -24,6 +24,7 @@ from hybrid.kernels.primitives import (
     DeltaScan,
     DiagonalScan,
     RowProducts,
+    RunningScan,
     UnitLowerInverse,
     decays,
 )
@@ -41,11 +42,11 @@ def gated_scan(x: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tens
     added, g = (_cut(tensor.to(kind), size).transpose(0, 2) for tensor in (x, log_decay))
     start = x.new_zeros(batch, channels, dtype=kind) if state is None else state.to(kind)
 
-    _, inside = DiagonalScan.apply(g.exp(), added, torch.zeros_like(added[0])).split([1, size])
+    inside = RunningScan.apply(g.exp(), added)
     kept = g.cumsum(0).exp()
-    starts = DiagonalScan.apply(kept[-1].transpose(0, 1), inside[-1].transpose(0, 1), start)
-    h = torch.addcmul(inside, kept, starts[:-1].transpose(0, 1))
-    return h.permute(1, 2, 0, 3).flatten(1, 2)[:, :length].to(x.dtype), starts[-1].clone()
+    starts, end = DiagonalScan.apply(kept[-1].transpose(0, 1), inside[-1].transpose(0, 1), start)
+    h = torch.addcmul(inside, kept, starts.transpose(0, 1))
+    return h.permute(1, 2, 0, 3).flatten(1, 2)[:, :length].to(x.dtype), end
 
 
 def gated_outer(
@@ -65,11 +66,9 @@ def gated_outer(
         since, until = g.cumsum(1).exp(), decay[:, -1].unsqueeze(-1)
 
     kept, added = _by_chunk(start, since[:, -1].unsqueeze(-1), ColumnProducts.apply(k * until, v))
-    states = DiagonalScan.apply(kept, added, start.flatten(0, 1))
-    before, end = states.split([len(kept), 1])
+    before, end = DiagonalScan.apply(kept, added, start.flatten(0, 1))
     o = torch.baddbmm(scores @ v, q * since, before.flatten(0, 1))
-    # A copy: a view kept as a model's state would keep the states of all chunks alive.
-    return _join(o, like), end.clone().view_as(start)
+    return _join(o, like), end.view_as(start)
 
 
 def gated_delta(

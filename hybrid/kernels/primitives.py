@@ -48,27 +48,58 @@ class ColumnProducts(Function):
 class DiagonalScan(Function):
     """``s_{n+1} = a_n * s_n + x_n`` for n = 0 .. N-1.
 
-    a: [N, ...], broadcast against x: [N, ...]; s_0: [...]. Returns s_0 .. s_N: [N + 1, ...].
+    a: [N, ...], broadcast against x: [N, ...]; s_0: [...]. Returns s_0 .. s_{N-1}: [N, ...], and s_N.
     """
 
     @staticmethod
-    def forward(ctx, a: Tensor, x: Tensor, start: Tensor) -> Tensor:
-        states = x.new_empty(x.shape[0] + 1, *x.shape[1:])
-        states[0] = start
-        for n in range(x.shape[0]):
-            torch.addcmul(x[n], a[n], states[n], out=states[n + 1])
+    def forward(ctx, a: Tensor, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        states = _states(a, x, start)
         ctx.save_for_backward(a, states)
-        return states
+        # A copy: a view kept as a model's state would keep the states of all steps alive.
+        return states[:-1], states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_before: Tensor, grad_end: Tensor):
+        return _states_backward(*ctx.saved_tensors, grad_before, grad_end)
+
+
+class RunningScan(Function):
+    """The scan of `DiagonalScan` from zero: ``s_{n+1} = a_n * s_n + x_n``. Returns s_1 .. s_N: [N, ...]."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, x: Tensor) -> Tensor:
+        states = _states(a, x, torch.zeros_like(x[0]))
+        ctx.save_for_backward(a, states)
+        return states[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        a, states = ctx.saved_tensors
-        total = torch.empty_like(states)
-        total[-1] = grad[-1]
-        for n in reversed(range(a.shape[0])):
-            torch.addcmul(grad[n], a[n], total[n + 1], out=total[n])
-        return (total[1:] * states[:-1]).sum_to_size(a.shape), total[1:], total[0]
+        return _states_backward(*ctx.saved_tensors, [None, *grad[:-1]], grad[-1])[:2]
+
+
+def _states(a: Tensor, x: Tensor, start: Tensor) -> Tensor:
+    states = x.new_empty(x.shape[0] + 1, *x.shape[1:])
+    states[0] = start
+    for n in range(x.shape[0]):
+        torch.addcmul(x[n], a[n], states[n], out=states[n + 1])
+    return states
+
+
+def _states_backward(a: Tensor, states: Tensor, grads, last: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of a, x and s_0, from those of s_0 .. s_{N-1} (None for s_0: not wanted) and of s_N."""
+    grad_a, grad_x = states.new_empty(a.shape), torch.empty_like(states[1:])
+    grad_x[-1] = last
+    for n in reversed(range(a.shape[0])):
+        if a.shape != grad_x.shape:
+            # State by state, while both still are in the processor's cache.
+            grad_a[n] = (grad_x[n] * states[n]).sum_to_size(a[n].shape)
+        if n:
+            torch.addcmul(grads[n], a[n], grad_x[n], out=grad_x[n - 1])
+    if a.shape == grad_x.shape:
+        torch.mul(grad_x, states[:-1], out=grad_a)
+    return grad_a, grad_x, None if grads[0] is None else torch.addcmul(grads[0], a[0], grad_x[0])
 
 
 class DeltaScan(Function):
