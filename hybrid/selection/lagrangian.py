@@ -74,7 +74,9 @@ class LitMasked(LitStage):
             for group in self.parameter_groups()
         ]
         masks = [group | {"weight_decay": 0.0} for group in self.mask_groups()]
-        optimizer = torch.optim.AdamW([*groups, *masks], lr=train.lr, betas=train.betas, eps=train.eps)
+        optimizer = torch.optim.AdamW(
+            [*groups, *masks], lr=train.lr, betas=train.betas, eps=train.eps, fused=True
+        )
         factors = [lambda step: learning_rate_factor(step, train)] * len(groups)
         factors += [lambda step: 1.0] * len(masks)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
