@@ -44,9 +44,10 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
         ``limits``, see `clock.limits`; ``steps``, a row a model: implementation, mixer, ratio, layout,
         parameters, tokens a step, ms and spread, tokens_per_second, ratio of its median to that of
         transformers' Llama, gflops a second (three times the forward pass by `hybrid.cost`; None for the
-        peer) and share of the rate of a large matrix product; ``parts``, a row a part of the step of a
-        model: ms and spread; ``loops``, a step in the bare loop and in Lightning's, with the ratio to the
-        bare one; ``packed``, a row a number of processes: tokens_per_second of all of them.
+        peer), share of the rate of a large matrix product, and peak_bytes as `Step.peak`; ``parts``, a row
+        a part of the step of a model: ms and spread; ``loops``, a step in the bare loop and in
+        Lightning's, with the ratio to the bare one; ``packed``, a row a number of processes:
+        tokens_per_second of all of them.
     """
     limits = clock.limits(spec.device, spec.repeats)
     chosen = candidates(spec.scale, spec.device)
@@ -144,7 +145,7 @@ class Step:
         self.model = self.build(self.run).to(self.device).train()
         train = self.run.train
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), train.lr, train.betas, train.eps, train.weight_decay
+            self.model.parameters(), train.lr, train.betas, train.eps, train.weight_decay, fused=True
         )
         self.index = 0
 
@@ -174,6 +175,21 @@ class Step:
     def __call__(self) -> None:
         self.forward(self.batch()).backward()
         self.update()
+
+    def held(self) -> int:
+        """Bytes of the weights and of AdamW's moments, which stay between steps."""
+        moments = (value for state in self.optimizer.state.values() for value in state.values())
+        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *moments))
+
+    def peak(self) -> int | None:
+        """Bytes that one more step of this model needs at most on a GPU, those of other models on it left
+        out; None on a CPU, where nobody counts them by tensor."""
+        if self.device != "cuda":
+            return None
+        others = torch.cuda.memory_allocated() - self.held()
+        torch.cuda.reset_peak_memory_stats()
+        self()
+        return torch.cuda.max_memory_allocated() - others
 
     def by_part(self) -> dict[str, float]:
         """Seconds of each of `PARTS` of one step."""
@@ -210,6 +226,7 @@ def _steps(steps: dict[str, Step], spec: BenchSpec, peak: float) -> list[dict]:
                 "ratio": middle / peer,
                 "gflops": work and work / middle / 1e9,
                 "share": work and work / middle / peak,
+                "peak_bytes": step.peak(),
             }
         )
     return rows

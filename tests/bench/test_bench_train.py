@@ -56,6 +56,24 @@ def test_a_step_learns():
     assert step.forward(batch).item() < before - 0.1
 
 
+def test_peak_memory_is_that_of_one_model_among_several(monkeypatch):
+    class Still(train.Step):
+        def __call__(self):
+            pass
+
+    step = Still(*train.candidates("smoke")["hybrid full"], "cpu")
+    assert step.peak() is None
+    train.Step.__call__(step)
+    parameters = list(step.model.parameters())
+    counters = 4 * len(parameters)
+    assert step.held() == 3 * 4 * sum(p.numel() for p in parameters) + counters
+    step.device = "cuda"
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000 + step.held())
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5000 + step.held())
+    assert step.peak() == 4000 + step.held()
+
+
 def test_tables_hold_every_candidate_and_part(monkeypatch):
     monkeypatch.setattr(clock, "MATRIX", 64)
     monkeypatch.setattr(clock, "COPIED", 1 << 16)
