@@ -83,6 +83,7 @@ STUDIES: dict[str, Callable[[str], list[Spec]]] = {
     "selection": _of_selection("selection"),
     "conversion": _of_selection("conversion"),
     "consa": _of_selection("consa"),
+    "mask_rates": _of_selection("mask_rates"),
 }
 """Name of a study -> its specs at a scale. What a conversion trains follows from stored selections."""
 

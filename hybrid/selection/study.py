@@ -10,7 +10,7 @@ from hybrid.conversion import AlignSpec, HybridSpec
 from hybrid.layout import Layout
 from hybrid.scales import SCALES
 from hybrid.selection.base import Selector, SelectSpec
-from hybrid.selection.consa import ConsaSpec
+from hybrid.selection.consa import UNITS, ConsaSpec
 from hybrid.selection.drawn import Random, Uniform
 from hybrid.selection.exhaustive import Exhaustive
 from hybrid.selection.flashmorph import FlashMorph
@@ -20,6 +20,7 @@ from hybrid.selection.scales import SelectionScale, selection_scale
 from hybrid.selection.scored import HaloRatio, OutputError, RecallDrop
 from hybrid.specs import Spec
 from hybrid.store import Store
+from hybrid.studies import SWEEP_SEED
 
 CHEAP_SHARES = (0.25, 0.5, 0.75)
 """ConSA's targets: shares of the units that take the cheap branch."""
@@ -152,12 +153,14 @@ def _stored(spec: SelectSpec, name: str, scale_name: str) -> list[dict]:
 
 
 def every(name: str, scale_name: str) -> list[Spec]:
-    """All specs of one part: "alignment", "selection", "conversion" or "consa"."""
+    """All specs of one part: "alignment", "selection", "conversion", "consa" or "mask_rates"."""
     if name == "alignment":
         # The teacher last: the first alignment trains it, keeps its weights and stores its result.
         return [*alignments(scale_name), teacher(scale_name)]
     if name == "conversion":
         return [*controls(scale_name), *hybrids(scale_name)]
+    if name == "mask_rates":
+        return mask_rates(scale_name)
     named = selections(scale_name) if name == "selection" else masks(scale_name) | given(scale_name)
     return [spec for specs in named.values() for spec in specs]
 
@@ -186,6 +189,26 @@ def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpe
         "scalar gates, blocks": runs(method="l1", **gates),
         "ConSA, full against linear": runs(BRANCH, shares=[0.5], **learnt),
     }
+
+
+def mask_rates(scale_name: str) -> list[ConsaSpec]:
+    """What `SelectionScale.multiplier_lr` was chosen from: ConSA by block and by head at half of this rate,
+    at it and at twice it, on `SWEEP_SEED`."""
+    size = selection_scale(scale_name)
+    return [
+        _masked(
+            scale_name,
+            SWEEP_SEED,
+            "window",
+            units=units,
+            share=share,
+            mask_lr=size.mask_lr,
+            multiplier_lr=factor * size.multiplier_lr,
+        )
+        for units in UNITS
+        for factor in (0.5, 1, 2)
+        for share in CHEAP_SHARES
+    ]
 
 
 def given(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpec]]:

@@ -18,7 +18,7 @@ def empty(tmp_path, monkeypatch):
 def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
     size = scales.selection_scale(scale)
     specs = [spec for part in ("alignment", "selection") for spec in study.every(part, scale)]
-    specs += [spec for arm in study.masks(scale).values() for spec in arm]
+    specs += [spec for arm in study.masks(scale).values() for spec in arm] + study.mask_rates(scale)
     assert len({spec.run_id for spec in specs}) == len(set(specs)) == len(specs)
     assert {spec.root for spec in specs} == {study.teacher(scale)}
     assert all(kinds.read(spec.to_dict()) == spec for spec in specs)
@@ -44,8 +44,16 @@ def test_budgets_are_a_sixth_a_quarter_and_a_half():
     assert scales.selection_scale("gpu").budgets == (2, 3, 6)
 
 
+@pytest.mark.parametrize("scale", scales.SELECTION)
+def test_rates_of_masks_are_compared_on_a_seed_no_study_reports(scale):
+    specs = study.every("mask_rates", scale)
+    assert {spec.seed for spec in specs} == {studies.SWEEP_SEED}
+    assert all(spec.seed != studies.SWEEP_SEED for arm in study.masks(scale).values() for spec in arm)
+    assert scales.selection_scale(scale).multiplier_lr in {spec.multiplier_lr for spec in specs}
+
+
 def test_unknown_scales_are_refused():
-    for name in ("selection", "consa", "alignment", "conversion"):
+    for name in ("selection", "consa", "alignment", "conversion", "mask_rates"):
         with pytest.raises(ValueError, match="unknown scale 'paper' of layer selection; allowed: smoke"):
             studies.study(name, "paper")
 
