@@ -35,6 +35,8 @@ class LitStage(LitModule):
     Source: RADLADS, 2505.03005, step 2a; 2512.20569, its second stage.
     """
 
+    steady = True
+
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage.train)
         self.mixer_lr = stage.mixer_lr

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hybrid import sharding
 from hybrid.config import TrainConfig
+from hybrid.recorded import recorded
 
 
 class Diverged(ArithmeticError):
@@ -34,9 +35,13 @@ def learning_rate_factor(step: int, train: TrainConfig) -> float:
 class LitModule(L.LightningModule):
     """Parameters under training by AdamW; a subclass says with which `loss`."""
 
+    steady = False
+    """Whether Python does the same in `loss` at every step, so that one GPU alone may play it back."""
+
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
+        self.played: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -44,13 +49,24 @@ class LitModule(L.LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        loss = self.loss(batch)
+        loss = self.played_back(batch) if self.plays_back() else self.loss(batch)
         finite, unknown = torch.isfinite(loss.detach()), self.first_bad_step < 0
         self.first_bad_step = torch.where(~finite & unknown, self.global_step, self.first_bad_step)
         if self.config.skip_nonfinite:
             self.first_bad_step = torch.where(finite, -1, self.first_bad_step)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def plays_back(self) -> bool:
+        """Whether `loss` is recorded: on one GPU, where no gradients are accumulated."""
+        alone = self.trainer.world_size == 1 and self.device.type == "cuda"
+        return self.steady and alone and self.config.accumulate == 1
+
+    def played_back(self, batch: dict[str, Tensor]) -> Tensor:
+        """`loss`, recorded at the first batch (`hybrid.recorded`)."""
+        if self.played is None:
+            self.played = recorded(self, self.loss, batch)
+        return self.played(batch)
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None

@@ -31,6 +31,7 @@ SOURCES = {
         "model.py",
         "training.py",
         "loop.py",
+        "recorded.py",
         "evaluation.py",
         "kernels/__init__.py",
         "kernels/attention.py",

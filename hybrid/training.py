@@ -24,6 +24,8 @@ CURVE_SEQUENCES = 32
 class LitHybridLM(LitModule):
     """A `HybridLM` under training: loss, optimiser and schedule of a spec."""
 
+    steady = True
+
     def __init__(self, spec: RunSpec) -> None:
         super().__init__(spec.train)
         self.spec = spec

@@ -55,6 +55,7 @@ def _work(place: int, spec: BenchSpec, run: RunSpec, phases: list[tuple[int, int
     everyone, starts = _barriers["everyone"], _barriers["starts"]
     try:
         step, seconds = Step(run, hybrid, spec.device), {}
+        step.record()
         step()
         for phase, (count, threads) in enumerate(phases):
             everyone.wait()

@@ -24,6 +24,7 @@ from hybrid.loop import train as with_lightning
 from hybrid.mixers.geometry import mlp_size
 from hybrid.model import row_mean_loss
 from hybrid.recipes import Paper
+from hybrid.recorded import recorded
 from hybrid.scales import Scale, scale
 from hybrid.training import LitHybridLM
 
@@ -45,9 +46,9 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
         parameters, tokens a step, ms and spread, tokens_per_second, ratio of its median to that of
         transformers' Llama, gflops a second (three times the forward pass by `hybrid.cost`; None for the
         peer), share of the rate of a large matrix product, and peak_bytes as `Step.peak`; ``parts``, a row
-        a part of the step of a model: ms and spread; ``loops``, a step in the bare loop and in
-        Lightning's, with the ratio to the bare one; ``packed``, a row a number of processes:
-        tokens_per_second of all of them.
+        a part of the step of a model: ms and spread; ``loops``, a step in the bare loop, on a GPU in the same
+        played back (`hybrid.recorded`), and in Lightning's, with the ratio to the bare one; ``packed``, a row
+        a number of processes: tokens_per_second of all of them.
     """
     limits = clock.limits(spec.device, spec.repeats)
     chosen = candidates(spec.scale, spec.device)
@@ -148,6 +149,12 @@ class Step:
             self.model.parameters(), train.lr, train.betas, train.eps, train.weight_decay, fused=True
         )
         self.index = 0
+        self.loss = self.forward
+
+    def record(self) -> None:
+        """On a GPU, play the forward and backward pass back from now on, as training does."""
+        if self.device == "cuda":
+            self.loss = recorded(self.model, self.forward, self.batch())
 
     @property
     def tokens(self) -> int:
@@ -173,7 +180,7 @@ class Step:
         self.optimizer.zero_grad()
 
     def __call__(self) -> None:
-        self.forward(self.batch()).backward()
+        self.loss(self.batch()).backward()
         self.update()
 
     def held(self) -> int:
@@ -242,13 +249,13 @@ def _parts(steps: dict[str, Step], spec: BenchSpec) -> list[dict]:
 
 
 class LoopsInTurn(LearningCurve):
-    """Seconds of Lightning's steps, everything between two batches included, and of steps of a bare loop, one
-    of each in turn. Nothing is evaluated in either."""
+    """Seconds of Lightning's steps, everything between two batches included, and of the steps of other loops,
+    one of each in turn. Nothing is evaluated in any."""
 
-    def __init__(self, bare: Step) -> None:
+    def __init__(self, others: dict[str, Step]) -> None:
         super().__init__(lambda module: {})
-        self.bare = bare
-        self.times: dict[str, list[float]] = {"bare": [], "lightning": []}
+        self.others = others
+        self.times: dict[str, list[float]] = {name: [] for name in (*others, "lightning")}
 
     def on_train_start(self, trainer, module) -> None:
         super().on_train_start(trainer, module)
@@ -256,19 +263,24 @@ class LoopsInTurn(LearningCurve):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         super().on_train_batch_end(trainer, module, outputs, batch, index)
-        clock.wait(self.bare.device)
+        clock.wait(module.device.type)
         self.times["lightning"].append(time.perf_counter() - self.last)
-        self.times["bare"].append(clock.timed(self.bare, self.bare.device))
+        for name, step in self.others.items():
+            self.times[name].append(clock.timed(step, step.device))
         self.last = time.perf_counter()
 
 
 def _loops(step: Step, spec: BenchSpec) -> list[dict]:
-    """A step with nothing around it, and one of `hybrid.loop.train` with its checkpoints, its log and its
-    clock, on the same batches; the ratio is that of all steps together."""
+    """A step with nothing around it, on a GPU the same played back, and one of `hybrid.loop.train` with its
+    checkpoints, its log and its clock, on the same batches; the ratio is that of all steps together."""
     warm = LOOP_STEPS
     steps = warm + spec.repeats * LOOP_STEPS
     run = step.run.with_(steps=steps, warmup=1, eval_every=LOOP_STEPS)
-    loops, data = LoopsInTurn(Step(run, hybrid, spec.device)), TaskData(run.task, run.train, run.seed)
+    others = {"bare": Step(run, hybrid, spec.device)}
+    if spec.device == "cuda":
+        others["played back"] = Step(run, hybrid, spec.device)
+        others["played back"].record()
+    loops, data = LoopsInTurn(others), TaskData(run.task, run.train, run.seed)
     with tempfile.TemporaryDirectory() as folder:
         with_lightning(LitHybridLM(run), data, loops, folder=folder, progress=False)
     counted = {name: seconds[warm:] for name, seconds in loops.times.items()}
