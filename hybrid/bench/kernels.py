@@ -1,8 +1,8 @@
 """Time of the kernels, forward and backward, beside their peers.
 
-Peers are the PyTorch chunk forms that other projects publish as readable references:
-flash-linear-attention's `naive` functions and the body that transformers runs where no GPU kernel
-is installed.
+Peers are the PyTorch forms of the same kernels: flash-linear-attention's `naive` functions, which it
+publishes as readable references, the bodies that transformers runs where no GPU kernel is installed, and
+PyTorch's own scan.
 """
 
 from __future__ import annotations
@@ -85,21 +85,56 @@ def _heads_first(function: Callable, *inputs: Tensor) -> Tensor:
     return function(*(x.transpose(1, 2) for x in inputs))[0].transpose(1, 2)
 
 
+def _associative(scan: Callable, x: Tensor, log_decay: Tensor) -> Tensor:
+    """h_t = a_t h_{t-1} + x_t is the composition of affine maps, which is associative."""
+
+    def after(first: tuple, second: tuple) -> tuple:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    return scan(after, (log_decay.exp(), x), dim=1, combine_mode="generic")[1]
+
+
+def _mamba2(scan: Callable, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
+    """Mamba-2 with steps of length one, whose logarithm of the decay is that of each token."""
+    steps = torch.ones_like(log_decay)
+    return scan(v, steps, log_decay, k, q * q.shape[-1] ** -0.5, MAMBA2_CHUNK)
+
+
 FLA = "fla.ops.{}.naive".format
-QWEN = "transformers.models.qwen3_next.modeling_qwen3_next"
+TRANSFORMERS = "transformers.models.{0}.modeling_{0}".format
+MAMBA2_CHUNK = 64
+"""Tokens of a chunk of transformers' Mamba-2; its default, 256, takes longer here."""
 
 CASES = {
-    "gated_scan": (kernels.gated_scan, ("x", "x_decay"), {}),
+    "gated_scan": (
+        kernels.gated_scan,
+        ("x", "x_decay"),
+        {
+            "torch associative_scan": _peer(
+                "torch._higher_order_ops.associative_scan", "associative_scan", _associative
+            )
+        },
+    ),
     "gated_outer, decay a head": (
         kernels.gated_outer,
         ("q", "k", "v", "head_decay"),
-        {"fla naive_chunk_simple_gla": _peer(FLA("simple_gla"), "naive_chunk_simple_gla")},
+        {
+            "fla naive_chunk_simple_gla": _peer(FLA("simple_gla"), "naive_chunk_simple_gla"),
+            "transformers mamba2_chunk_scan": _peer(TRANSFORMERS("mamba2"), "mamba2_chunk_scan", _mamba2),
+        },
     ),
     "gated_outer, decay a channel": (kernels.gated_outer, ("q", "k", "v", "channel_decay"), {}),
     "gated_delta, no decay": (
         kernels.gated_delta,
         ("q", "k", "v", "beta"),
-        {"fla delta_rule_chunkwise": _peer(FLA("delta_rule"), "delta_rule_chunkwise", _heads_first)},
+        {
+            "fla delta_rule_chunkwise": _peer(FLA("delta_rule"), "delta_rule_chunkwise", _heads_first),
+            "transformers torch_chunk_gated_delta_rule": _peer(
+                TRANSFORMERS("qwen3_next"),
+                "torch_chunk_gated_delta_rule",
+                lambda function, q, k, v, beta: function(q, k, v, g=torch.zeros_like(beta), beta=beta)[0],
+            ),
+        },
     ),
     "gated_delta": (
         kernels.gated_delta,
@@ -111,7 +146,7 @@ CASES = {
                 lambda function, q, k, v, beta, g: function(q, k, v, g, beta)[0],
             ),
             "transformers torch_chunk_gated_delta_rule": _peer(
-                QWEN,
+                TRANSFORMERS("qwen3_next"),
                 "torch_chunk_gated_delta_rule",
                 lambda function, q, k, v, beta, g: function(q, k, v, g=g, beta=beta)[0],
             ),

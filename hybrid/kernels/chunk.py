@@ -4,8 +4,8 @@ A sequence is cut into chunks of C tokens. What happens inside a chunk is done f
 once; only the state is carried from chunk to chunk, by a scan of T / C steps. No exponential of a
 positive number is ever taken, so any decay is safe. Memory grows linearly with T.
 
-Arguments and results are those of `hybrid.kernels`. Inside, a sequence is [N * B * H, C, ...] with N
-chunks.
+Arguments and results are those of `hybrid.kernels`. Inside the matrix kernels a sequence is
+[N * B * H, C, ...] with N chunks.
 
 Source: GLA (Yang et al., 2312.06635), sections 3 and 4; DeltaNet (Yang et al., 2406.06484), section
 3; Gated DeltaNet (Yang et al., 2412.06464), section 3.
@@ -24,8 +24,8 @@ from hybrid.kernels.primitives import (
     DeltaScan,
     DiagonalScan,
     RowProducts,
-    RunningScan,
     UnitLowerInverse,
+    VectorScan,
     decays,
 )
 from hybrid.kernels.recurrent import accumulation_type, matrix_state
@@ -33,20 +33,18 @@ from hybrid.kernels.recurrent import accumulation_type, matrix_state
 CHUNKS = 16, 64
 """Shortest and longest chunk of the matrix kernels, in tokens (a shorter sequence is one chunk).
 Between them a chunk is half as long as keys are wide: of all lengths this took the least time."""
+SCANNED = 8192
+"""Numbers of a step of `gated_scan`, over all sequences, chunks and channels, that are worth a call."""
 
 
 def gated_scan(x: Tensor, log_decay: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     kind = accumulation_type(x)
     batch, length, channels = x.shape
-    size = _power_of_two(math.isqrt(length))
-    added, g = (_cut(tensor.to(kind), size).transpose(0, 2) for tensor in (x, log_decay))
+    wanted = min(SCANNED // (batch * channels), math.isqrt(length))
+    chunks = 1 << max(0, wanted.bit_length() - 1)
     start = x.new_zeros(batch, channels, dtype=kind) if state is None else state.to(kind)
-
-    inside = RunningScan.apply(g.exp(), added)
-    kept = g.cumsum(0).exp()
-    starts, end = DiagonalScan.apply(kept[-1].transpose(0, 1), inside[-1].transpose(0, 1), start)
-    h = torch.addcmul(inside, kept, starts.transpose(0, 1))
-    return h.permute(1, 2, 0, 3).flatten(1, 2)[:, :length].to(x.dtype), end
+    h, end = VectorScan.apply(_filled(x.to(kind), chunks), _filled(log_decay.to(kind), chunks), start, chunks)
+    return h[:, :length].to(x.dtype), end
 
 
 def gated_outer(
@@ -112,12 +110,15 @@ def _power_of_two(at_least: int) -> int:
 
 
 def _cut(x: Tensor, size: int) -> Tensor:
-    """[B, T, ...] as chunks [N, B, size, ...]; the last one is filled up with zeros, which neither
-    write to a state nor let it decay."""
-    missing = -x.shape[1] % size
-    if missing:
-        x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1)
-    return x.unflatten(1, (-1, size)).transpose(0, 1)
+    """[B, T, ...] as chunks [N, B, size, ...], `_filled`."""
+    return _filled(x, size).unflatten(1, (-1, size)).transpose(0, 1)
+
+
+def _filled(x: Tensor, multiple: int) -> Tensor:
+    """[B, T, ...] up to a multiple of so many tokens with zeros, which neither write to a state nor let it
+    decay."""
+    missing = -x.shape[1] % multiple
+    return torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1) if missing else x
 
 
 def _chunks(x: Tensor, width: int) -> Tensor:

@@ -6,6 +6,8 @@ takes the exponential of a positive number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
@@ -53,7 +55,10 @@ class DiagonalScan(Function):
 
     @staticmethod
     def forward(ctx, a: Tensor, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        states = _states(a, x, start)
+        states = x.new_empty(x.shape[0] + 1, *x.shape[1:])
+        states[0] = start
+        for n in range(x.shape[0]):
+            torch.addcmul(x[n], a[n], states[n], out=states[n + 1])
         ctx.save_for_backward(a, states)
         # A copy: a view kept as a model's state would keep the states of all steps alive.
         return states[:-1], states[-1].clone()
@@ -61,45 +66,69 @@ class DiagonalScan(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_before: Tensor, grad_end: Tensor):
-        return _states_backward(*ctx.saved_tensors, grad_before, grad_end)
+        a, states = ctx.saved_tensors
+        grad_a, grad_x = states.new_empty(a.shape), torch.empty_like(states[1:])
+        grad_x[-1] = grad_end
+        for n in reversed(range(a.shape[0])):
+            # State by state, while both still are in the processor's cache.
+            grad_a[n] = (grad_x[n] * states[n]).sum_to_size(a[n].shape)
+            if n:
+                torch.addcmul(grad_before[n], a[n], grad_x[n], out=grad_x[n - 1])
+        return grad_a, grad_x, torch.addcmul(grad_before[0], a[0], grad_x[0])
 
 
-class RunningScan(Function):
-    """The scan of `DiagonalScan` from zero: ``s_{n+1} = a_n * s_n + x_n``. Returns s_1 .. s_N: [N, ...]."""
+class VectorScan(Function):
+    """``h_t = exp(g_t) * h_{t-1} + x_t`` along the second dimension.
+
+    x, g: [B, T, D]; h_{-1}: [B, D]; chunks: a divisor of T. Returns h: [B, T, D], and its last: [B, D].
+
+    The gradient of x is a scan too, from the end to the beginning.
+    """
 
     @staticmethod
-    def forward(ctx, a: Tensor, x: Tensor) -> Tensor:
-        states = _states(a, x, torch.zeros_like(x[0]))
-        ctx.save_for_backward(a, states)
-        return states[1:]
+    def forward(ctx, x: Tensor, g: Tensor, start: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
+        a = g.exp()
+        h, end = _scan(a, x, start, chunks)
+        ctx.chunks = chunks
+        ctx.save_for_backward(a, h, start)
+        return h, end.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        return _states_backward(*ctx.saved_tensors, [None, *grad[:-1]], grad[-1])[:2]
+    def backward(ctx, grad: Tensor, grad_end: Tensor):
+        a, h, start = ctx.saved_tensors
+        later = torch.cat((a[:, 1:], torch.ones_like(a[:, :1])), 1)
+        grad_x, _ = _scan(later, grad, grad_end, ctx.chunks, backwards=True)
+        grad_g = grad_x * a
+        grad_start = grad_g[:, 0].clone()
+        grad_g[:, 1:].mul_(h[:, :-1])
+        grad_g[:, 0].mul_(start)
+        return grad_x, grad_g, grad_start, None
 
 
-def _states(a: Tensor, x: Tensor, start: Tensor) -> Tensor:
-    states = x.new_empty(x.shape[0] + 1, *x.shape[1:])
-    states[0] = start
-    for n in range(x.shape[0]):
-        torch.addcmul(x[n], a[n], states[n], out=states[n + 1])
-    return states
+def _scan(a: Tensor, x: Tensor, start: Tensor, chunks: int, backwards: bool = False) -> tuple[Tensor, Tensor]:
+    """``h_t = a_t * h_{t-1} + x_t``, or with h_{t+1}, and the last one computed.
+
+    All chunks at once, twice: from zero, which tells how each ends, and from how the one before ended.
+    Writing states over again costs less memory than correcting them.
+    """
+    h, order = torch.empty_like(x), slice(None, None, -1 if backwards else 1)
+    steps = [tensor.unflatten(1, (chunks, -1)).unbind(2)[order] for tensor in (a, x, h)]
+    state = start.unsqueeze(1)
+    if chunks > 1:
+        ends = _steps(*steps, torch.zeros_like(state))
+        kept = a.unflatten(1, (chunks, -1)).prod(2)
+        state = torch.empty_like(ends)
+        for n in range(chunks)[order]:
+            state[:, n] = start
+            start = torch.addcmul(ends[:, n], kept[:, n], start)
+    return h, _steps(*steps, state)[:, 0 if backwards else -1]
 
 
-def _states_backward(a: Tensor, states: Tensor, grads, last: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of a, x and s_0, from those of s_0 .. s_{N-1} (None for s_0: not wanted) and of s_N."""
-    grad_a, grad_x = states.new_empty(a.shape), torch.empty_like(states[1:])
-    grad_x[-1] = last
-    for n in reversed(range(a.shape[0])):
-        if a.shape != grad_x.shape:
-            # State by state, while both still are in the processor's cache.
-            grad_a[n] = (grad_x[n] * states[n]).sum_to_size(a[n].shape)
-        if n:
-            torch.addcmul(grads[n], a[n], grad_x[n], out=grad_x[n - 1])
-    if a.shape == grad_x.shape:
-        torch.mul(grad_x, states[:-1], out=grad_a)
-    return grad_a, grad_x, None if grads[0] is None else torch.addcmul(grads[0], a[0], grad_x[0])
+def _steps(a: Sequence[Tensor], x: Sequence[Tensor], h: Sequence[Tensor], state: Tensor) -> Tensor:
+    for a_t, x_t, h_t in zip(a, x, h, strict=True):
+        state = torch.addcmul(x_t, a_t, state, out=h_t)
+    return state
 
 
 class DeltaScan(Function):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import KERNELS, assert_close, make, run, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hybrid.kernels import chunk
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -25,6 +29,17 @@ def test_chunk_is_recurrent(kernel, dtype, shape):
     actual = run(kernel, inputs, "chunk")
     assert actual["output"].dtype == actual["state"].dtype == dtype
     assert_close(actual, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 1 << 40])
+@pytest.mark.parametrize("length", [1, 3, 64, 130])
+@pytest.mark.parametrize("decay", [1.0, math.inf])
+def test_a_scan_in_any_number_of_chunks_is_the_loop(monkeypatch, numbers, length, decay):
+    monkeypatch.setattr(chunk, "SCANNED", numbers)
+    inputs = make("scan", **SMALL | {"length": length, "decay": min(decay, 1.0)}, dtype=torch.float64)
+    if decay == math.inf:
+        inputs["log_decay"][:, ::3] = -math.inf
+    assert_close(run("scan", inputs, "chunk"), run("scan", inputs, "recurrent"), 1e-9)
 
 
 @each_kernel
