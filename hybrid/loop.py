@@ -68,6 +68,10 @@ class LitModule(L.LightningModule):
             self.played = recorded(self, self.loss, batch)
         return self.played(batch)
 
+    def on_train_end(self) -> None:
+        # A recording holds the memory it was made in.
+        self.played = None
+
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None
     ) -> None:
