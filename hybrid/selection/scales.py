@@ -42,8 +42,8 @@ class SelectionScale:
     mask_lr: float
     """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps."""
     multiplier_lr: float
-    """Learning rate of its multipliers; the laptop's is the one of `study.mask_rates` whose rounded masks
-    come nearest to the share, by head and by block."""
+    """Learning rate of its multipliers; the laptop's is the largest of those of `study.mask_rates` whose
+    rounded masks miss the share by the fewest units, by head and by block together."""
     train: Stage
     """ConSA's second stage, masks fixed."""
     window: int
