@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.kernels import device, fused_parts
 from hybrid.mixers import build_mixer
 from hybrid.mixers.geometry import mlp_size
 from hybrid.mixers.norms import RMSNorm, full_precision
@@ -39,7 +40,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, hidden] -> [B, T, hidden]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        return self.down_proj(fused_parts.swiglu(gate, up) if device.fuses(x) else F.silu(gate) * up)
 
 
 class Block(nn.Module):
@@ -228,9 +230,11 @@ def row_mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [B, T, vocab].
         labels: [B, T], -100 where there is no target.
     """
-    entropy = F.cross_entropy(
-        full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels)
+    scores, targets = logits.flatten(0, 1), labels.flatten()
+    if device.fuses(logits):
+        entropy = fused_parts.cross_entropy(scores, targets, IGNORED)
+    else:
+        entropy = F.cross_entropy(full_precision(scores), targets, ignore_index=IGNORED, reduction="none")
     labelled = (labels != IGNORED).sum(1)
-    rows = entropy.sum(1) / labelled.clamp_min(1)
+    rows = entropy.view_as(labels).sum(1) / labelled.clamp_min(1)
     return rows.sum() / (labelled > 0).sum().clamp_min(1)

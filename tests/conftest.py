@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share)
 
 import torch
+from interpreted import interpret
 
 from hybrid import claims_page, notebooks, status
 
@@ -27,6 +28,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Read when triton is imported, so before any test imports it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    """On a machine with a GPU, what tests the fused kernels there is for `make test-gpu` too."""
+    for item in items:
+        if torch.cuda.is_available() and "fused_device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
 
 
 class Smoke:
@@ -103,3 +111,12 @@ def build(smoke: Smoke) -> None:
     if built.returncode:
         complaints = [line for line in built.stderr.splitlines() if line.strip()]
         pytest.fail("the site is not built without a warning:\n" + "\n".join(complaints[-30:]), pytrace=False)
+
+
+@pytest.fixture
+def fused_device(monkeypatch):
+    """Where flash-linear-attention's kernels are tested: the GPU, or a CPU that interprets them."""
+    if torch.cuda.is_available():
+        return "cuda"
+    interpret(monkeypatch)
+    return "cpu"

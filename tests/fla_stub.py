@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size=(-1, -1)) -> Tensor:
-    """``flash_attn_func`` by its definition: q [B, T, H, K], k and v [B, T, G, K] -> [B, T, H, K]."""
+    """``flash_attn_func`` by its definition: q [B, T, H, K], the last T of S positions, k and v
+    [B, S, G, K] -> [B, T, H, K]."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    back = torch.arange(q.shape[2], device=q.device)[:, None] - torch.arange(k.shape[2], device=q.device)
+    positions = torch.arange(k.shape[2], device=q.device)
+    back = positions[-q.shape[2] :, None] - positions
     seen = back >= 0
     if window_size[0] >= 0:
         seen &= back <= window_size[0]

@@ -40,6 +40,8 @@ CONFIGS["hybrid-bias"] = config_of("gla", "LWLF", window=8, qkv_bias=True)
 CONFIGS["transformer-window"] = config_of("gla", "WW", window=8)
 CONFIGS["no-convolution"] = config_of("gated_deltanet", "LLF", conv="none")
 CONFIGS["convolution"] = config_of("gla", "LL", conv=3)
+PURE = list(CONFIGS)[: 3 * len(MIXERS) : 3]
+CONFIGS["hybrid"] = config_of("gated_deltanet", "LF")
 CONFIGS["tied"] = config_of("deltanet", "LF", tie_embeddings=True)
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
@@ -274,17 +276,40 @@ def test_own_config_with_an_unknown_field_is_refused(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="fla's kernels need a CUDA device")
-@every_config
-def test_logits_are_those_of_flas_model(fla, tmp_path, config):
+# Interpreted, a model of four blocks takes a minute.
+FUSED = list(CONFIGS) if torch.cuda.is_available() else [*PURE, "transformer", "hybrid"]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_model_is_flas_model(fla, fused_device, tmp_path, name):
+    """flash-linear-attention's classes as they are, on the kernels and the weights of ours: logits, and the
+    gradients of every parameter; then reading a text in two parts."""
+    config = CONFIGS[name]
     torch.manual_seed(0)
     ours = HybridLM(config)
-    save(ours, tmp_path)
-    cls = fla_class(fla, config)
-    theirs = cls.from_pretrained(tmp_path, dtype=torch.float32).cuda().eval()
-    tokens = torch.randint(config.vocab_size, (2, 80), device="cuda")
     with torch.no_grad():
-        expected = theirs(tokens, use_cache=False).logits
-        logits = load(tmp_path, device="cuda")(tokens).logits
-    torch.testing.assert_close(logits, expected, rtol=2e-3, atol=2e-3 * expected.abs().max().item())
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save(ours, tmp_path)
+    ours = ours.to(fused_device)
+    theirs = fla_class(fla, config).from_pretrained(tmp_path, dtype=torch.float32).to(fused_device)
+    tokens = torch.randint(config.vocab_size, (1, 19), device=fused_device)
+    weights = torch.randn(1, 19, config.vocab_size, device=fused_device)
+    results = []
+    for model in (ours.train(), theirs.train()):
+        logits = model(tokens).logits
+        (logits * weights).sum().backward()
+        results.append({"logits": logits.detach()} | {n: p.grad for n, p in model.named_parameters()})
+    mine, expected = results
+    assert mine.keys() == expected.keys()
+    tolerance = 5e-3 if fused_device == "cuda" else 1e-4
+    for name, other in expected.items():
+        error = (mine[name] - other).abs().max() / other.abs().max()
+        assert error <= tolerance, f"{name} differs by {error:.1e} of its largest entry"
+
+    with torch.no_grad():
+        state = ours.eval()(tokens[:, :-2]).state
+        later = ours(tokens[:, -2:], state=state).logits
+        cache = theirs.eval()(tokens[:, :-2], use_cache=True).past_key_values
+        wanted = theirs(tokens[:, -2:], past_key_values=cache, use_cache=True).logits
+    assert (later - wanted).abs().max() <= tolerance * wanted.abs().max()

@@ -10,9 +10,10 @@ Every linear mixer of the book is projections and gates around one of these:
 
 Each has one signature and three bodies that agree: ``recurrent`` is the definition as a loop,
 ``chunk`` is matrix products over chunks in plain PyTorch, ``fused`` is flash-linear-attention's
-Triton. ``backend="auto"`` takes ``fused`` on CUDA, and elsewhere ``chunk``, or ``recurrent`` for a few
-tokens (`SHORT`). The state goes in and comes out of every kernel, so prefill, decoding and the pieces of a
-long text are one function.
+Triton. ``backend="auto"`` takes ``fused`` on CUDA (not in float64), and elsewhere ``chunk``, or
+``recurrent`` for a few tokens (`SHORT`). The state goes in and comes out of every kernel, so prefill,
+decoding and the pieces of a long text are one function. `hybrid.kernels.fused_parts` is what stands around
+the kernels in a model, on CUDA: norms, short convolution, SwiGLU, loss.
 `hybrid.kernels.triton_outer` is `gated_outer` once more, written to be read; no backend runs it.
 
 Shapes are written as the field writes them: B sequences, T tokens, H heads, K key channels and
@@ -27,6 +28,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from hybrid.kernels import device
 from hybrid.kernels.attention import softmax_attention
 
 __all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
@@ -41,7 +43,7 @@ def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
     if backend == "auto":
         short = inputs[0].shape[1] <= SHORT
-        backend = "fused" if inputs[0].is_cuda else "recurrent" if short else "chunk"
+        backend = "fused" if device.fuses(inputs[0]) else "recurrent" if short else "chunk"
     body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
     # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
     with torch.autocast(inputs[0].device.type, enabled=False):

@@ -14,6 +14,8 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from hybrid.kernels import device
+
 STEPS = 64
 """Longest sequence, in tokens, that is decoded step by step where no gradient is needed."""
 
@@ -71,18 +73,24 @@ def gated_delta(
     )
 
 
-def _operation(module: str, name: str, x: Tensor):
+def imported(module: str, name: str):
+    """A function of flash-linear-attention. Raises ``ImportError`` saying how to install it."""
     try:
-        operation = getattr(import_module(f"fla.ops.{module}"), name)
+        return getattr(import_module(module), name)
     except ImportError as error:
         raise ImportError(
             'backend "fused" needs flash-linear-attention: pip install '
             "'hybrid-linear-attention-book[fused]', or use backend=\"chunk\""
         ) from error
-    if not x.is_cuda:
-        raise ValueError(f'backend "fused" needs CUDA tensors; got one on {x.device}: use backend="chunk"')
-    if x.dtype == torch.float64:
-        raise ValueError('backend "fused" computes in float32 at most; got float64: use backend="chunk"')
+
+
+def _operation(module: str, name: str, x: Tensor):
+    operation = imported(f"fla.ops.{module}", name)
+    if not device.fuses(x):
+        raise ValueError(
+            'backend "fused" needs CUDA tensors in float32 at most; '
+            f'got {x.dtype} on {x.device}: use backend="chunk"'
+        )
     return operation
 
 

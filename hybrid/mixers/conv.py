@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid.kernels import device, fused_parts
+
 
 class ShortConv(nn.Module):
     """Causal depthwise convolution over time, without bias; its tail makes it a recurrence.
@@ -28,18 +30,19 @@ class ShortConv(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [B, T, D] and the W - 1 inputs before it (None: zeros) -> y [B, T, D], the new tail."""
-        if tail is None:
-            tail = x.new_zeros(x.shape[0], self.past, x.shape[2])
-        if self.past:
-            seen = torch.cat((tail, x), dim=1)
-            tail = seen[:, -self.past :].clone()
-            if x.shape[1] == 1:
-                # Decoding: setting up a convolution takes several times as long as one product.
-                x = (seen * self.weight.squeeze(1).mT).sum(1, keepdim=True)
-                return F.silu(x) if self.silu else x, tail
+        before = x.new_zeros(x.shape[0], self.past, x.shape[2]) if tail is None else tail
+        if not self.past:
+            return F.silu(x) if self.silu else x, before
+        after = torch.cat((before, x[:, -self.past :]), dim=1)[:, -self.past :].clone()
+        if device.fuses(x) and x.shape[1] > 1:
+            return fused_parts.short_conv(x, self.weight.squeeze(1), tail, self.silu), after
+        seen = torch.cat((before, x), dim=1)
+        if x.shape[1] == 1:
+            # Decoding: setting up a convolution takes several times as long as one product.
+            y = (seen * self.weight.squeeze(1).mT).sum(1, keepdim=True)
+        else:
             # As a 2-D convolution of height one, [B, T, D] already is PyTorch's channels-last order:
             # no copy, and on a CPU several times as fast as the 1-D one.
             image = seen.transpose(1, 2).unsqueeze(2)
-            y = F.conv2d(image, self.weight.unsqueeze(2), groups=x.shape[2])
-            x = y.squeeze(2).transpose(1, 2)
-        return F.silu(x) if self.silu else x, tail
+            y = F.conv2d(image, self.weight.unsqueeze(2), groups=x.shape[2]).squeeze(2).transpose(1, 2)
+        return F.silu(y) if self.silu else y, after

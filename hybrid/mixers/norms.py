@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hybrid.kernels import device, fused_parts
+
 REFERENCE_EPS = 1e-5
 """Epsilon of the norms to which flash-linear-attention's layers do not pass their own on: HGRN-2's output
 norm and attention's norms of queries and keys (`ModelConfig.qk_norm_eps`). Models trained there depend
@@ -34,6 +36,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width], in the type of x."""
+        if device.fuses(x):
+            return fused_parts.rms_norm(x, self.weight, self.eps)
         return self.normalised(x).to(x.dtype)
 
 
@@ -42,10 +46,14 @@ class GatedRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """x and gate [..., width] -> [..., width], in the type of x."""
+        if device.fuses(x):
+            return fused_parts.gated_rms_norm(x, gate, self.weight, self.eps)
         return (self.normalised(x) * F.silu(full_precision(gate))).to(x.dtype)
 
 
 def l2_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     """Scale the last dimension to length one; `eps` is added under the root."""
+    if device.fuses(x):
+        return fused_parts.l2_norm(x, eps)
     full = full_precision(x)
     return (full * torch.rsqrt(full.square().sum(-1, keepdim=True) + eps)).to(x.dtype)

@@ -33,7 +33,7 @@ def test_every_wrong_shape_is_named(kernel):
 @each_kernel
 def test_fused_refuses_a_cpu(kernel):
     inputs = make(kernel, **SHAPE, dtype=torch.float32)
-    with pytest.raises(ValueError, match="needs CUDA tensors; got one on cpu"):
+    with pytest.raises(ValueError, match=r"needs CUDA tensors in float32 at most; got torch\.float32 on cpu"):
         KERNELS[kernel](**inputs, backend="fused")
 
 
