@@ -24,7 +24,7 @@ from hybrid import cli, config, notebooks
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
 LOCKED = {canonicalize_name(pin.name): pin for pin in LOCK}
-PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
 
 
 def wanted():

@@ -91,6 +91,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> 
             return attend(q, k, v).transpose(1, 2)
         if past == 0:
             return attend(q, k, v, is_causal=True).transpose(1, 2)
+        if q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not torch.is_grad_enabled():
+            return _after(q, k, v, past, scale).transpose(1, 2)
         return attend(q, k, v, attn_mask=_visible(q, past, 0, positions, positions)).transpose(1, 2)
 
     outputs = []
@@ -101,6 +103,24 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> 
         mask = _visible(block, past + first, start, stop, window)
         outputs.append(attend(block, k[:, :, start:stop], v[:, :, start:stop], attn_mask=mask))
     return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _after(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float) -> Tensor:
+    """Full attention of the last T of S positions [B, H, T, K] to all, without a gradient.
+
+    The positions before them, which all of them see, and they themselves are attended to separately: a mask
+    over all would be most of the time. `scaled_dot_product_attention` keeps the logarithm of each sum of
+    exponentials to itself, by which the two are weighted; the operation it calls returns it.
+    """
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    # Where nothing is masked, the heads that share a key are more queries of one head.
+    by_key = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
+    before, of_before = attend(by_key, k[:, :, :past], v[:, :, :past], scale=scale)
+    before, of_before = before.reshape_as(q), of_before.reshape(q.shape[:3])
+    group = q.shape[1] // k.shape[1]
+    new_k, new_v = (x[:, :, past:].repeat_interleave(group, dim=1) for x in (k, v))
+    among, of_among = attend(q, new_k, new_v, is_causal=True, scale=scale)
+    return torch.lerp(among, before, (of_before - of_among).sigmoid().unsqueeze(-1).to(v.dtype))
 
 
 def _visible(q: Tensor, first: int, start: int, stop: int, window: int) -> Tensor:

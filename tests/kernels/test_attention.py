@@ -56,6 +56,31 @@ def test_chunk_is_recurrent(
         torch.testing.assert_close(left.double(), right, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    queries=st.integers(1, 70),
+    past=st.sampled_from([1, 5, 40, 700]),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 3),
+    width=st.integers(1, 9),
+    sharpness=st.sampled_from([0.0, 1.0, 100.0]),
+)
+def test_reading_on_without_gradients_is_recurrent(
+    dtype, seed, queries, past, groups, per_group, width, sharpness
+):
+    q, k, v = draw(seed, 2, queries, past, groups, per_group, width, width, dtype)
+    q = sharpness * q
+    with torch.no_grad():
+        actual = softmax_attention(q, k, v)
+    expected = softmax_attention(q.double(), k.double(), v.double(), backend="recurrent")
+    assert actual.dtype == dtype
+    # Sharp scores are off by what their size makes of a rounding error.
+    tolerance = TOLERANCE[dtype] * max(1.0, sharpness / 10)
+    torch.testing.assert_close(actual.double(), expected, atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize("backend", ["recurrent", "chunk"])
 def test_masked_softmax_written_out(backend):
     q, k, v = draw(0, 2, 20, 0, 2, 2, 8, 6, torch.float64)
