@@ -103,8 +103,8 @@ def _language_model() -> dict[str, Reading]:
             f"the average moves {_points(_spread(mean))} points; each mixer "
             + ", ".join(f"{m} {_points(s)}" for m, s in spread.items())
             + f"; without the pure models {sum(h < Decimal('0.01') for h in hybrids)} of {len(hybrids)} "
-            "move less than 1",
-            "the average over mixers",
+            f"move less than 1; in percent the average moves {_points(_spread(mean) / min(mean))}",
+            "the average over mixers, and points of accuracy for percent",
         ),
         "lm_loss_shift": Reading(
             None,

@@ -75,7 +75,8 @@ class CheckpointSpec(Spec):
         """
         folder = fetch(source, revision)
         if any((folder / name).is_file() for name in TOKENIZERS):
-            task = replace(task, tokenizer=str(source))
+            # A tokenizer has no revision of its own: of another one than the main branch, that of the copy.
+            task = replace(task, tokenizer=str(source if revision is None else folder))
         model, train = read_config(folder), train or TrainConfig()
         return cls(str(source), fingerprint(folder), model, task, train, revision)
 

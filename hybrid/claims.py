@@ -220,4 +220,6 @@ def _claim(entry: Mapping, where: str) -> Claim:
     for name in ("paper", "version", "section", "sentence", "published", "why"):
         if not isinstance(entry[name], str):
             raise ValueError(f"{where}: {name} must be text in quotes; got {entry[name]!r}")
-    return Claim(**{**entry, "rule": rule, "scales": tuple(entry["scales"])})
+    # Names of metrics and mixers are filled in, and a sentence may begin with one.
+    sentence = entry["sentence"][0].upper() + entry["sentence"][1:]
+    return Claim(**{**entry, "sentence": sentence, "rule": rule, "scales": tuple(entry["scales"])})

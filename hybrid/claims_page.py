@@ -23,17 +23,23 @@ _VERDICTS = (rules.SUPPORTED, rules.NOT_SUPPORTED, rules.INCONCLUSIVE)
 _HEAD = f"""# Claims
 
 Each sentence below is taken from a paper, in our words. Its rule was written down before the runs were
-trained. This page is generated: it applies the rules to the stored runs of one scale.
+trained; what was changed since stands at the head of `book/claims.yml`. This page is generated: it
+applies the rules to the stored runs of one scale.
 
 A claim is *supported* where the whole 95 % interval lies on its side, *not supported* where the whole
-interval lies on the other, and *inconclusive* otherwise, with the reason. Intervals are over paired seeds:
-Student's t for means, and a bootstrap that agrees with it for what is computed from several means. Nothing
-is decided from fewer than {SEEDS} seeds. A claim about several models at once allows for their number. Claims
-do not allow for each other: of twenty sentences that are false, one may be called supported.
+interval lies on the other, and *inconclusive* otherwise, with the reason. Intervals are over paired
+seeds: Student's t for means, and a bootstrap that agrees with it for what is computed from several
+means. Nothing is decided from fewer than {SEEDS} seeds. A claim about several models at once allows for
+their number. Claims do not allow for each other: of twenty sentences that are false, one may be called
+supported. That holds if seeds vary normally. Where some find recall late and others early, three seeds
+can miss the mean one time in four or more: read a verdict from three seeds as a first sign.
 
-A task counts only where every seed of full attention has learnt it, to {LEARNT:g} at the training length.
-Otherwise its claims are inconclusive because the baseline is undertrained; they are not refuted. And a
-mixer's layouts are compared only where one has left chance: {LEFT:g} times chance, and {CLEAR:g} above it.
+A task counts only where every seed of full attention has learnt it, to {LEARNT:g} at the training
+length. Otherwise its claims are inconclusive because the baseline is undertrained; they are not refuted.
+And a mixer's layouts are compared, with each other or with full attention, only where one has left
+chance: {LEFT:g} times chance, at most half-way from chance to 1, and {CLEAR:g} above it. Where mixers
+are compared with each other it is enough that one of them has. A sentence that our tasks leave no room
+for is inconclusive too.
 """
 
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 """Where work is done unless the command line says otherwise."""
+STUDY_HELP = (
+    "grid, grid_published or learning_rates; or, of layer selection, alignment, selection, conversion, "
+    "consa or mask_rates"
+)
+"""The names of `hybrid.studies.STUDIES`, which would bring PyTorch along."""
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -156,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "train one spec and store its result")
-    train.add_argument("--spec", required=True, help="JSON file of a run spec")
+    train.add_argument("--spec", required=True, help="JSON file of a spec of any kind")
     train.add_argument("--devices", type=int, default=1, help="devices a node (default 1)")
     train.add_argument("--num-nodes", type=int, default=1, help="nodes (default 1)")
     train.add_argument("--strategy", default="auto", help="auto, ddp, fsdp, or another of Lightning")
@@ -177,12 +182,19 @@ def parser() -> argparse.ArgumentParser:
     specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
     specs.add_argument("--folder", required=True, help="where the files go")
     for sub in (runs, verify, specs):
-        sub.add_argument("--study", required=True, help="name of the study, such as grid")
+        sub.add_argument("--study", required=True, help=STUDY_HELP)
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
 
     notebook = command("notebook", _notebook, "execute a chapter with parameters")
     notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
-    notebook.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
+    notebook.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the chapter, such as scale=smoke or 'mixers=[gla]'; repeat it for more",
+    )
     notebook.add_argument("--out", help="executed copy (default: the book's generated chapters)")
 
     picture = command("picture", _picture, "write a figure of an executed chapter as SVG")
@@ -231,11 +243,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
 
-    # Below the parsing: it brings PyTorch along, which help and a mistyped command do without.
+    # Below the parsing: they bring libraries along, which help and a mistyped command do without.
+    from hybrid.notebooks import ChapterFailed
     from hybrid.runs import RunError
 
     try:
         return args.run(args)
-    except (ValueError, OSError, RunError) as error:
+    except (ValueError, OSError, RunError, ChapterFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

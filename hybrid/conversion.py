@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hybrid.checkpoint import CheckpointSpec
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config.checks import above_zero, floats, positive, share
 from hybrid.data.passkeys import Passkeys
 from hybrid.layout import Layout
 from hybrid.mixers.geometry import linear_heads
@@ -44,11 +45,12 @@ class Stage:
     """Peak learning rate of the mixers of all blocks, on the schedule of the others; None: theirs too."""
 
     def __post_init__(self) -> None:
-        if self.mixer_lr is not None:
-            if not self.mixer_lr > 0:
-                raise ValueError(f"mixer_lr must be positive, or None; got {self.mixer_lr!r}")
-            # Equal specs have one name.
-            object.__setattr__(self, "mixer_lr", float(self.mixer_lr))
+        floats(self)
+        above_zero(self, "mixer_lr")
+        if self.seq_len is not None:
+            positive(self, "seq_len")
+        if self.recall_fraction is not None:
+            share(self, "recall_fraction")
 
     def task(self, teacher: TaskConfig) -> TaskConfig:
         """The teacher's task at this stage's length and mixture."""
@@ -80,6 +82,7 @@ class AlignSpec(Spec):
         student_config(self.teacher.model, "L" * self.teacher.model.depth, self.branch, self.window)
         if self.branch == "window" and self.stage is not None:
             raise ValueError("a window shares the teacher's weights: stage must be None")
+        check_stages(self.teacher.task, self.stage)
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"seed must be a whole number from 0; got {self.seed!r}")
 
@@ -112,6 +115,16 @@ class HybridSpec(Spec):
         student_config(self.align.teacher.model, self.layout, self.align.branch, self.align.window)
         if self.drop_rope and self.align.branch == "window":
             raise ValueError("a window needs the teacher's rotary positions: drop_rope must be False")
+        check_stages(self.align.teacher.task, self.distill, self.finetune)
+        if type(self.seed) is not int or self.seed < 0:
+            raise ValueError(f"seed must be a whole number from 0; got {self.seed!r}")
+
+
+def check_stages(task: TaskConfig, *stages: Stage | None) -> None:
+    """Raises ``ValueError`` when the teacher's task cannot have the length or the mixture of a stage."""
+    for stage in stages:
+        if stage is not None:
+            stage.task(task)
 
 
 def student_config(

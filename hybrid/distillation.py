@@ -18,8 +18,9 @@ from hybrid.checkpoint import CheckpointSpec, fetch, fingerprint, load
 from hybrid.config import RunSpec
 from hybrid.conversion import AlignSpec, HybridSpec, Morphable, Stage, of_mixer
 from hybrid.data.module import TaskData, vocab_size
+from hybrid.data.passkeys import Passkeys
 from hybrid.evaluation import evaluate, passkey_accuracy, text_loss
-from hybrid.loop import Diverged, LearningCurve, LitModule, train
+from hybrid.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
 from hybrid.model import HybridLM
 from hybrid.store import Result, Store
 from hybrid.weights import kept
@@ -130,14 +131,21 @@ def measure(
     task, and ``parameters``. The seconds are those of measuring."""
     model = read(spec)
     start = time.perf_counter()
-    metrics = evaluate(model, TaskData(spec.task, spec.train, spec.seed))
+    with number_format(spec.train.precision):
+        metrics = evaluate(model, TaskData(spec.task, spec.train, spec.seed))
     metrics["parameters"] = sum(p.numel() for p in model.parameters())
-    evidence = provenance.collect(seconds=time.perf_counter() - start, tokens=0, layer=spec.layer)
+    evidence = provenance.collect(
+        seconds=time.perf_counter() - start,
+        tokens=0,
+        layer=spec.layer,
+        precision=resolved(spec.train.precision),
+    )
     return Result(spec.run_id, spec, "done", "", metrics, [], evidence)
 
 
 def trained(spec: RunSpec) -> HybridLM:
-    """The trained model of a run, trained now if its weights are not kept; its result is stored too.
+    """The trained model of a run, trained now if its weights are not kept; its result is stored too, if
+    there is none.
 
     Raises ``ValueError`` when its training diverged.
     """
@@ -147,7 +155,9 @@ def trained(spec: RunSpec) -> HybridLM:
             # Only this package reads these weights.
             warnings.filterwarnings("ignore", "saved as model_type")
             result = training.fit(spec, checkpoint_dir=checkpoints, weights=folder, progress=False)
-        Store().write(result)
+        # A stored result stays: this may be another machine, or `hybrid.verify` at work.
+        if Store().read(spec) is None:
+            Store().write(result)
         if result.status != "done":
             raise ValueError(f"the run {spec.run_id} cannot be a teacher: {result.message}")
 
@@ -181,9 +191,14 @@ def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress
 
     Metrics: ``errors``, one row a block with ``error``, the mean squared error of the second mixer on
     held-out sequences, and ``power``, the mean square of the attention's output; ``error``, the mean over
-    blocks of their ratio.
+    blocks of their ratio. A training whose loss was not finite makes the result "failed".
     """
-    morphable = aligned(spec, progress)
+    precision = resolved(spec.teacher.train.precision)
+    try:
+        morphable = aligned(spec, progress)
+    except Diverged as error:
+        evidence = provenance.collect(seconds=0.0, tokens=0, layer=spec.layer, precision=precision)
+        return Result(spec.run_id, spec, "failed", str(error), {}, [], evidence)
     state, tokens = {"curve": [], "seconds": 0.0}, 0
     if spec.stage is not None:
         state = json.loads((kept(spec, lambda *_: None) / CURVE).read_text())
@@ -194,7 +209,9 @@ def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress
         "error": sum(row["error"] / row["power"] for row in rows) / len(rows),
         "carried": len(morphable.carried),
     }
-    evidence = provenance.collect(seconds=state["seconds"], tokens=tokens, layer=spec.layer)
+    evidence = provenance.collect(
+        seconds=state["seconds"], tokens=tokens, layer=spec.layer, precision=precision
+    )
     return Result(spec.run_id, spec, "done", "", metrics, state["curve"], evidence)
 
 
@@ -207,9 +224,10 @@ def output_errors(morphable: Morphable, data: TaskData, sequences: int | None = 
     for batch in data.val_text_batches(sequences):
         ids = batch["input_ids"].to(device())
         count += len(ids)
-        for index, (full, second) in enumerate(morphable.teacher_forced(ids)):
-            for row, part in enumerate((full - second, full)):
-                sums[row, index] += len(ids) * part.float().square().mean().item()
+        with number_format(data.train.precision):
+            for index, (full, second) in enumerate(morphable.teacher_forced(ids)):
+                for row, part in enumerate((full - second, full)):
+                    sums[row, index] += len(ids) * part.float().square().mean().item()
     means = (sums / count).tolist()
     return [{"block": i, "error": e, "power": p} for i, (e, p) in enumerate(zip(*means, strict=True))]
 
@@ -228,34 +246,30 @@ def convert(
       ``passkey`` (accuracy at the first of the passkeys' `eval_lengths`), if there are passkeys;
     - ``passkey_by``: the rows of `passkey_accuracy` at each of them, beside their ``stage``.
 
-    A stage whose loss was not finite makes the result "failed".
+    A stage whose loss was not finite, stage 1 too, makes the result "failed".
 
     Raises ``ValueError`` when the teacher cannot read the passkeys.
     """
     if spec.passkeys is not None:
         spec.passkeys.check(spec.align.teacher.model, spec.align.teacher.task)
     root, run = Path(checkpoint_dir) if checkpoint_dir is not None else None, spec.align.teacher
-    morphable = aligned(spec.align)
-    model = morphable.hybrid(spec.layout, drop_rope=spec.drop_rope)
     data = TaskData(run.task, run.train, run.seed)
     stages, by, curve, seconds, tokens = [], [], [], 0.0, 0
     status, message, metrics = "done", "", {}
 
-    def measure(name: str) -> None:
-        model.eval()
-        rows = []
-        for length in spec.passkeys.eval_lengths if spec.passkeys is not None else ():
-            rows += passkey_accuracy(model, data, spec.passkeys, length)
-        passkey = {"passkey": rows[0]["accuracy"]} if rows else {}
-        stages.append({"stage": name} | passkey | text_loss(model, data))
+    def measure(name: str, model: HybridLM) -> None:
+        scores, rows = after_stage(model, data, spec.passkeys)
+        stages.append({"stage": name} | scores)
         by.extend({"stage": name} | row for row in rows)
 
-    modules = {
-        "distill": partial(LitDistill, morphable.teacher, model),
-        "finetune": partial(LitFinetune, model),
-    }
     try:
-        measure("converted")
+        morphable = aligned(spec.align)
+        model = morphable.hybrid(spec.layout, drop_rope=spec.drop_rope)
+        modules = {
+            "distill": partial(LitDistill, morphable.teacher, model),
+            "finetune": partial(LitFinetune, model),
+        }
+        measure("converted", model)
         for name, module in modules.items():
             if (stage := getattr(spec, name)) is None:
                 continue
@@ -268,15 +282,34 @@ def convert(
             seconds += course.seconds
             tokens += stage_tokens(run, stage)
             curve.extend({"stage": name} | point for point in course.curve)
-            measure(name)
-        metrics = evaluate(model, data)
+            measure(name, model)
+        with number_format(run.train.precision):
+            metrics = evaluate(model, data)
         if weights is not None:
             model.save_pretrained(weights)
     except Diverged as error:
         status, message = "failed", str(error)
-    metrics |= {"stages": stages, "passkey_by": by} | {k: v for k, v in stages[-1].items() if k == "passkey"}
-    evidence = provenance.collect(seconds=seconds, tokens=tokens, layer=spec.layer)
+    metrics |= {"stages": stages, "passkey_by": by}
+    if stages and "passkey" in stages[-1]:
+        metrics["passkey"] = stages[-1]["passkey"]
+    evidence = provenance.collect(
+        seconds=seconds, tokens=tokens, layer=spec.layer, precision=resolved(run.train.precision)
+    )
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
+
+
+def after_stage(model: HybridLM, data: TaskData, passkeys: Passkeys | None) -> tuple[dict, list[dict]]:
+    """What is measured after every stage: `text_loss` and ``passkey``, the accuracy at the first of the
+    passkeys' lengths, if there are passkeys; and the rows of `passkey_accuracy` at each length."""
+    model.eval()
+    with number_format(data.train.precision):
+        rows = [
+            row
+            for length in (passkeys.eval_lengths if passkeys is not None else ())
+            for row in passkey_accuracy(model, data, passkeys, length)
+        ]
+        loss = text_loss(model, data)
+    return ({"passkey": rows[0]["accuracy"]} if rows else {}) | loss, rows
 
 
 def stage_data(run: RunSpec, stage: Stage, name: str, seed: int) -> TaskData:

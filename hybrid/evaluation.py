@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from hybrid.config import TaskConfig
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.data.suite import NEEDLES, TASKS
@@ -121,7 +120,7 @@ def evaluate(
     """
     task, training = data.task, model.training
     lengths = tuple(lengths) or task.eval_lengths
-    home = home_length(task)
+    home = task.home
     model.eval()
     metrics: dict = {}
     if task.recall_fraction < 1:
@@ -147,11 +146,6 @@ def evaluate(
         }
     model.train(training)
     return metrics
-
-
-def home_length(task: TaskConfig) -> int:
-    """The length at which a task is summed up: the training length, or else the shortest measured one."""
-    return task.seq_len if task.seq_len in task.eval_lengths else min(task.eval_lengths)
 
 
 def _by_distance(right: torch.Tensor, distance: torch.Tensor) -> list[dict]:

@@ -41,9 +41,9 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
 
 def family(spec: Spec) -> str:
     """The linear mixer of a model, or "full" where no block holds one; of work that is no training run
-    its kind."""
+    `Spec.family`."""
     if not isinstance(spec, RunSpec):
-        return spec.kind
+        return spec.family
     return spec.model.mixer if "L" in spec.model.layout.letters else "full"
 
 

@@ -77,16 +77,44 @@ def bootstrap(
     Source: the multiplier (wild) bootstrap, Mammen 1993; the scale is that of the multivariate t.
     """
     samples = _checked(samples, level, bounds)
+    drawn = statistic(np.clip(drawn_means(samples, draws, seed), *bounds))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(statistic(samples.mean(axis=0)[None])[0]), float(low), float(high)
+
+
+def drawn_means(samples: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+    """Means over repetitions, drawn anew as `bootstrap` says: [N, ...] -> [draws, ...].
+
+    Raises ``ValueError`` for fewer than two repetitions, or values that are not finite.
+    """
+    samples = _checked(samples)
     n = len(samples)
     if n < 2:
         raise ValueError(f"a bootstrap needs at least two repetitions; got {n}")
     mean = samples.mean(axis=0)
     rng = np.random.default_rng(seed)
     factors = rng.standard_normal((draws, n)) / np.sqrt(rng.chisquare(n - 1, (draws, 1)) / (n - 1))
-    moved = mean + np.tensordot(factors, samples - mean, axes=1) / np.sqrt(n * (n - 1))
-    drawn = statistic(np.clip(moved, *bounds))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(statistic(mean[None])[0]), float(low), float(high)
+    return mean + np.tensordot(factors, samples - mean, axes=1) / np.sqrt(n * (n - 1))
+
+
+def written(
+    values: Sequence[float], digits: int = 3, bounds: tuple[float, float] = ANY, signed: bool = False
+) -> str:
+    """Mean, 95 % interval and number of the values that are there, for a table or a sentence.
+
+    >>> written([0.5, 0.6, 0.7])
+    '0.600 [0.352, 0.848], n = 3'
+    >>> written([0.5, float("nan")], digits=2, signed=True)
+    '+0.50, n = 1'
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return "-"
+    mean, low, high = interval(values, bounds=bounds)
+    sign = "+" if signed else ""
+    spread = f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]" if values.size > 1 else ""
+    return f"{mean:{sign}.{digits}f}{spread}, n = {values.size}"
 
 
 def kendall(pairs: np.ndarray) -> np.ndarray:
@@ -127,7 +155,7 @@ def check_columns(df: pd.DataFrame, *names: str) -> None:
         raise ValueError("the table is empty")
 
 
-def _checked(values, level: float, bounds: tuple[float, float]) -> np.ndarray:
+def _checked(values, level: float = 0.95, bounds: tuple[float, float] = ANY) -> np.ndarray:
     values = np.asarray(values, dtype=float)
     if not values.size:
         raise ValueError("an interval needs at least one value; got none")

@@ -49,6 +49,8 @@ class Layout:
         if isinstance(blocks, Layout):
             return blocks
         if not isinstance(blocks, str):
+            if not isinstance(blocks, Iterable):
+                raise ValueError(f"a layout is a string or a list of letters; got {blocks!r}")
             blocks = list(blocks)
             odd = [b for b in blocks if not isinstance(b, str) or len(b) != 1]
             if odd:
@@ -97,6 +99,11 @@ class Layout:
             raise ValueError(f"unknown ratio {ratio!r}; allowed: 'pure', 'full', or 'r:1' such as '6:1'")
         r = int(match.group(1))
         period = r if rule == "period" else r + 1
+        if period == 1:
+            raise ValueError(
+                "1:1 is full attention in every block under the period rule: write 'full', or '2:1' for "
+                "every second block"
+            )
         if depth % period:
             raise ValueError(
                 f"{ratio} needs a depth divisible by {period} under the {rule} rule; got {depth}"

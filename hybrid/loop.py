@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import lightning as L
@@ -43,6 +44,7 @@ class LitModule(L.LightningModule):
         self.config = config
         self.played: Callable[[dict[str, Tensor]], Tensor] | None = None
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+        self.register_buffer("step_loss", torch.tensor(0.0), persistent=False)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """A number to make small."""
@@ -54,12 +56,14 @@ class LitModule(L.LightningModule):
         self.first_bad_step = torch.where(~finite & unknown, self.global_step, self.first_bad_step)
         if self.config.skip_nonfinite:
             self.first_bad_step = torch.where(finite, -1, self.first_bad_step)
+        first = index % self.config.accumulate == 0
+        self.step_loss = (0.0 if first else self.step_loss) + loss.detach() / self.config.accumulate
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def plays_back(self) -> bool:
-        """Whether `loss` is recorded: on one GPU, where no gradients are accumulated."""
-        alone = self.trainer.world_size == 1 and self.device.type == "cuda"
+        """Whether `loss` is recorded: on one GPU, with nothing sharded and no gradients accumulated."""
+        alone = self.trainer.world_size == 1 and self.device_mesh is None and self.device.type == "cuda"
         return self.steady and alone and self.config.accumulate == 1
 
     def played_back(self, batch: dict[str, Tensor]) -> Tensor:
@@ -127,8 +131,9 @@ class LearningCurve(Callback):
         self.seconds += time.perf_counter() - self.clock
         if bad >= 0:
             raise Diverged(f"the training loss was not finite at step {bad} of {train.steps}")
-        point = {"step": step, "train_loss": float(trainer.callback_metrics["loss"])}
-        with trainer.precision_plugin.forward_context():
+        loss = trainer.strategy.reduce(module.step_loss, reduce_op="mean")
+        point = {"step": step, "train_loss": float(loss)}
+        with number_format(train.precision):
             measured = self.measure(module)
         self.curve.append(point | {k: v for k, v in measured.items() if not isinstance(v, list)})
         self.clock = time.perf_counter()
@@ -183,7 +188,7 @@ def train(
         devices=devices,
         num_nodes=num_nodes,
         strategy=sharding.strategy(strategy),
-        precision=_precision(config.precision),
+        precision=resolved(config.precision),
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip,
         callbacks=callbacks,
@@ -199,9 +204,17 @@ def train(
     return trainer
 
 
-def _precision(name: str) -> str:
-    if name != "auto":
-        return name
+def number_format(precision: str) -> AbstractContextManager:
+    """In which a model computes that is trained with this `TrainConfig.precision`: it is measured in it."""
+    if resolved(precision) != "bf16-mixed":
+        return nullcontext()
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+
+
+def resolved(precision: str) -> str:
+    """A `TrainConfig.precision` with "auto" decided by the machine."""
+    if precision != "auto":
+        return precision
     return "bf16-mixed" if torch.cuda.is_available() else "32-true"
 
 

@@ -198,8 +198,13 @@ def _record(executed: Path, seconds: float, *, measured: bool) -> None:
     write_atomically(executed.with_suffix(".json"), text)
     scale = record["parameters"].get("scale", "default")
     cost = Store().root / "chapters" / f"{record['chapter']}.{scale}.{record['kind']}.json"
-    if measured and not cost.exists():
+    if measured and (not cost.exists() or _other_runs(json.loads(cost.read_text()), record)):
         write_atomically(cost, text)
+
+
+def _other_runs(stored: dict, record: dict) -> bool:
+    """Whether the same page rests on other runs than when it was measured."""
+    return stored["parameters"] == record["parameters"] and stored["runs"] != record["runs"]
 
 
 def _where(error: Exception) -> str:

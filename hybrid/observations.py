@@ -32,7 +32,6 @@ def observed(specs: Mapping[str, Sequence[RunSpec]]) -> pandas.DataFrame:
     import pandas
 
     from hybrid import runs
-    from hybrid.evaluation import home_length
 
     if not any(specs.values()):
         raise ValueError("no run to observe")
@@ -47,7 +46,7 @@ def observed(specs: Mapping[str, Sequence[RunSpec]]) -> pandas.DataFrame:
             scalars.append(seen.astype({"chance": float}))
         if task.has_suite and (found["status"] == "done").any():
             detail = _placed(runs.detail(of_arm, "suite_by"), arm)
-            tasks.append(detail[detail["length"] == home_length(task)])
+            tasks.append(detail[detail["length"] == task.home])
     scalars = pandas.concat(scalars, ignore_index=True)
     measured = pandas.concat(tasks) if tasks else pandas.DataFrame(columns=[*PLACE, *TASK])
     arm = "matched" if "matched" in specs else "published"
@@ -94,9 +93,7 @@ def _placed(frame: pandas.DataFrame, arm: str) -> pandas.DataFrame:
 
 
 def _recall_chance(task: TaskConfig) -> float:
-    """Accuracy of a guess among the values in the sequence, averaged as the metric "recall" is."""
-    from hybrid.evaluation import home_length
-
-    loads = [pairs for pairs in task.eval_pairs if 4 * pairs <= home_length(task)]
+    """Accuracy of a guess among the values of the pairs, averaged as the metric "recall" is."""
+    loads = [pairs for pairs in task.eval_pairs if 4 * pairs <= task.home]
     trained = [pairs for pairs in loads if pairs in task.pairs] or loads
     return sum(1 / pairs for pairs in trained) / len(trained)

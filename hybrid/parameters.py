@@ -102,7 +102,7 @@ def check_parameters(path: str | Path, values: dict[str, Any]) -> dict[str, Any]
                 f"unknown parameter {name!r} of {Path(path).stem}; allowed: {', '.join(declared) or 'none'}"
             )
     values = {name: _typed(name, declared[name].type, value) for name, value in values.items()}
-    check(**values)
+    check(**{name: value for name, value in values.items() if value != declared[name].default})
     return values
 
 

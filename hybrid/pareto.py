@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybrid.intervals import drawn_means
+
 DIRECTIONS = {"high": 1.0, "low": -1.0}
 """What is better on an axis, and the sign that makes it so."""
 
@@ -36,21 +38,17 @@ def pareto_front(points: np.ndarray, better: Sequence[str]) -> np.ndarray:
     return ~dominated & ~np.isnan(points).any(-1)
 
 
-def front_share(
-    samples: np.ndarray, better: Sequence[str], *, draws: int = 2000, seed: int = 0
-) -> np.ndarray:
+def front_share(samples: np.ndarray, better: Sequence[str], *, draws: int = 2000) -> np.ndarray:
     """How often each point is on the front when the means over repetitions are drawn anew.
 
-    A draw moves the means by the deviations of the repetitions, each times one random factor that all
-    points share, so that what a seed does to several models together stays together. The factors are scaled
-    so that a single mean is spread as Student's t says (as in `hybrid.intervals.bootstrap`). Plain
-    resampling of three seeds with replacement would be too sure: it never leaves their range.
+    Means are drawn as in `hybrid.intervals.bootstrap`: what a seed does to several models together stays
+    together, and a single mean is spread as Student's t says. Plain resampling of three seeds with
+    replacement would be too sure: it never leaves their range.
 
     Args:
         samples: [R, N, D], one row a repetition; an axis without noise holds the same value in each.
         better: "high" or "low" for each of the D axes.
         draws: number of draws.
-        seed: of the draws.
 
     Returns:
         [N] shares between 0 and 1.
@@ -60,13 +58,7 @@ def front_share(
     samples = np.asarray(samples, dtype=float)
     if samples.ndim != 3 or len(samples) < 2:
         raise ValueError(f"samples must be [R, N, D] with R of at least 2; got {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"samples must be finite; got {samples[~np.isfinite(samples)][0]}")
-    n, mean = len(samples), samples.mean(axis=0)
-    rng = np.random.default_rng(seed)
-    factors = rng.standard_normal((draws, n)) / np.sqrt(rng.chisquare(n - 1, (draws, 1)) / (n - 1))
-    moved = mean + np.tensordot(factors, samples - mean, axes=1) / np.sqrt(n * (n - 1))
-    return np.mean([pareto_front(one, better) for one in moved], axis=0)
+    return pareto_front(drawn_means(samples, draws), better).mean(axis=0)
 
 
 def _signs(better: Sequence[str]) -> np.ndarray:

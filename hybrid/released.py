@@ -29,8 +29,9 @@ def expected_config(scale: str, mixer: str, ratio: str) -> dict:
     """The config.json that a released model is expected to have, in flash-linear-attention's keys.
 
     Found in the files of the pure Gated DeltaNets: widths, depth, vocabulary, untied embeddings, 256
-    channels a head with as many heads as fill the width. Inferred: everything else, from fla's defaults,
-    and the places of the full blocks from those of the ratios that others have read.
+    channels a head with as many heads as fill the width. Inferred: heads of DeltaNet and of the full blocks
+    from the stock configs of fla's training framework, everything else from fla's defaults, and the places
+    of the full blocks from those of the ratios that others have read.
 
     Args:
         scale: "340M" or "1.3B".
@@ -84,7 +85,7 @@ def beside_published() -> pandas.DataFrame:
     for name in ("table2_lm_340m", "table3_lm_1p3b", "table6_ruler_best"):
         printed = table(name)
         for entry in printed[printed["value_kind"] == "entry"].to_dict("records"):
-            # Table 6 names no scale; the models of section 4.4 have 1.3B parameters.
+            # Table 6 names no scale; recall is said to be measured at 1.3B.
             scale = entry.get("model_scale", "1.3B")
             model = released[scale, entry["mixer"], entry["ratio"]]
             column = entry.get("benchmark") or entry["ruler_group"]

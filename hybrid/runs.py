@@ -104,7 +104,8 @@ def collect(
         workers: processes that train, sharing the GPUs evenly; None is as many as the GPUs' memory and
             the CPU cores allow (`runs_a_gpu`), or one a CPU core where there is no GPU. Processes on
             one GPU take turns; under NVIDIA's Multi-Process Service they compute at the same time.
-        recompute: train everything anew, whatever is stored.
+        recompute: train these specs anew, whatever is stored; teachers and second mixers that they start from
+            and that today's code has made are used as they are.
         minutes: stop after this time; 0 reads only. Runs under way are ended, and the next call goes
             on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
@@ -193,13 +194,17 @@ def runs_a_gpu(spec: Spec, memory: int) -> int:
     """How many runs like this one a GPU with `memory` bytes holds side by side, at least one; what starts
     from a run, as a conversion from its teacher, is counted as three of it.
 
-    An upper bound of what a run holds: 16 bytes a parameter (weights, gradients and two moments in
-    float32), `CHANNEL_BYTES` for each channel, block and token of a pass, 10 bytes for each of its
-    logits (bfloat16, their float32 copy and its gradient), and `PROCESS_BYTES`.
+    An upper bound of what a run holds in the largest pass of its own or of a stage: 16 bytes a parameter
+    (weights, gradients and two moments in float32), `CHANNEL_BYTES` for each channel, block and token of a
+    pass, 10 bytes for each of its logits (bfloat16, their float32 copy and its gradient), and
+    `PROCESS_BYTES`.
     """
-    model, train = spec.root.model, spec.root.train
+    from hybrid.conversion import Stage
+
+    model, task = spec.root.model, spec.root.task
     copies = 1 if spec.root is spec else 3
-    tokens = train.batch_size // train.accumulate * spec.root.task.seq_len
+    passes = [(spec.root.train, task), *((stage.train, stage.task(task)) for stage in spec.inside(Stage))]
+    tokens = max(train.batch_size // train.accumulate * task.seq_len for train, task in passes)
     activations = tokens * (CHANNEL_BYTES * model.depth * model.hidden_size + 10 * model.vocab_size)
     each = copies * (16 * parameters(model) + activations) + PROCESS_BYTES
     return max(1, int(0.9 * memory) // each)

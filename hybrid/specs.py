@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hybrid.layout import Layout
+
+Part = TypeVar("Part")
 
 
 class Spec:
@@ -32,6 +35,13 @@ class Spec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def family(self) -> str:
+        """Which specs run the same code: what `hybrid.verify` found of one holds for all."""
+        about = self.columns()
+        words = [str(about[name]) for name in ("selector", "method", "units", "branch") if name in about]
+        return " ".join([self.kind, *words])
+
+    @property
     def title(self) -> str:
         """A few words for messages and tables."""
         about = self.columns()
@@ -43,6 +53,10 @@ class Spec:
         """The run that it starts from: the first one inside; a run is its own."""
         inside = (getattr(self, field.name) for field in fields(self))
         return next((value.root for value in inside if isinstance(value, Spec)), self)
+
+    def inside(self, kind: type[Part]) -> Iterator[Part]:
+        """All parts of a type, those of specs and alternatives inside too."""
+        return _inside_of(self, kind)
 
     def columns(self) -> dict:
         """What a table says of it: every field that is one value, alternatives by their kind and fields,
@@ -77,6 +91,14 @@ class Choice(ABC):
 
     kind: ClassVar[str]
     """Name of the alternative in stored files."""
+
+
+def _inside_of(value: Any, kind: type[Part]) -> Iterator[Part]:
+    if isinstance(value, kind):
+        yield value
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from _inside_of(getattr(value, field.name), kind)
 
 
 def _canonical(value: Any) -> Any:

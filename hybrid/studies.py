@@ -34,7 +34,8 @@ def grid(
     size = scale(scale_name).resized(depth, steps)
     _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
     seeds = seeds if len(seeds) else size.seeds
-    _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, "whole numbers from 0")
+    reported = f"whole numbers from 0, but for {SWEEP_SEED}, on which learning rates were chosen"
+    _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, reported)
     _listed("arm", [arm], lambda a: a in ARMS, ", ".join(ARMS))
     ratios = list(ratios) or [r for r in size.ratios if _fits(r, size.depth)]
     return size.specs(mixers, ratios, seeds, arm)

@@ -12,8 +12,8 @@ from hybrid import provenance, sharding
 from hybrid.config import RunSpec
 from hybrid.data.corpus import vocab_size
 from hybrid.data.module import TaskData
-from hybrid.evaluation import evaluate, home_length
-from hybrid.loop import Diverged, LearningCurve, LitModule, train
+from hybrid.evaluation import evaluate
+from hybrid.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
 from hybrid.model import HybridLM
 from hybrid.store import Result
 
@@ -75,10 +75,9 @@ def fit(
         raise ValueError(f"the task needs a vocab_size of at least {needed}; got {spec.model.vocab_size}")
     L.seed_everything(spec.seed, verbose=False)
     data = TaskData(spec.task, spec.train, spec.seed)
-    home = (home_length(spec.task),)
     module = LitHybridLM(spec)
     sequences = min(CURVE_SEQUENCES, spec.task.eval_sequences)
-    curve = LearningCurve(lambda module: evaluate(module.model, data, sequences, home))
+    curve = LearningCurve(lambda module: evaluate(module.model, data, sequences, [spec.task.home]))
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     # Text is read, or refused, before the clock of the training starts.
     fingerprint = data.corpus.fingerprint if spec.task.recall_fraction < 1 else None
@@ -87,7 +86,7 @@ def fit(
         trainer = train(module, data, curve, folder=checkpoint_dir, progress=progress, **spread)
         # Lightning leaves the model of a GPU on the CPU.
         module.model.to(trainer.strategy.root_device)
-        with trainer.precision_plugin.forward_context():
+        with number_format(spec.train.precision):
             metrics = evaluate(module.model, data)
         if weights is not None:
             module.model.save_pretrained(weights)
@@ -100,7 +99,7 @@ def fit(
     evidence = provenance.collect(
         seconds=curve.seconds,
         tokens=tokens,
-        precision=module.trainer.precision,
+        precision=resolved(spec.train.precision),
         devices=module.trainer.world_size,
     )
     return Result(spec.run_id, spec, status, message, metrics, curve.curve, evidence)

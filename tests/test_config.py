@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -213,6 +214,24 @@ def test_tables_can_be_grouped_by_full_heads():
         (lambda: TrainConfig(accumulate=5), "accumulate must divide batch_size 32; got 5"),
         (lambda: TrainConfig(warmup=2000), "warmup must be between 0 and steps 1000; got 2000"),
         (lambda: TrainConfig(lr=0.0), "lr must be positive; got 0.0"),
+        (lambda: TrainConfig(lr="0.001"), "lr must be a finite number; got '0.001'"),
+        (lambda: TrainConfig(lr=math.inf), "lr must be a finite number; got inf"),
+        (lambda: TrainConfig(clip=0), "clip must be positive; got 0.0"),
+        (lambda: TrainConfig(weight_decay=-1), "weight_decay must be at least 0; got -1.0"),
+        (lambda: TrainConfig(betas=(2.0,)), "betas must be two numbers from 0 to below 1; got (2.0,)"),
+        (lambda: TrainConfig(betas=0.9), "betas must be a list; got 0.9"),
+        (lambda: ModelConfig("LF", init_std=-1), "init_std must be at least 0; got -1.0"),
+        (lambda: ModelConfig("LF", norm_eps=0), "norm_eps must be positive; got 0.0"),
+        (lambda: TaskConfig(pairs=4), "pairs must be a list; got 4"),
+        (
+            lambda: TaskConfig(seq_len=64, pairs=(1,), eval_pairs=(32,), eval_lengths=(64,)),
+            "eval_pairs must hold a load of at most 16, a quarter of the 64 tokens",
+        ),
+        (
+            lambda: TaskConfig(suite_fraction=0.5, eval_lengths=(16,), eval_pairs=(4,)),
+            "the suite needs eval_lengths of at least 64; got (16,)",
+        ),
+        (lambda: RunSpec.from_dict({**SPEC, "model": "LLLF"}), "a ModelConfig is a JSON object; got 'LLLF'"),
         (lambda: TrainConfig(precision="fp8"), "unknown precision 'fp8'; allowed: auto, 32-true"),
         (
             lambda: RunSpec(ModelConfig("F"), TaskConfig(), TrainConfig(), seed=-1),
@@ -220,7 +239,7 @@ def test_tables_can_be_grouped_by_full_heads():
         ),
         (
             lambda: RunSpec.from_dict({"model": {"layout": "F"}}),
-            "a run spec needs model, task, train; missing task, train",
+            "a RunSpec needs task, train",
         ),
         (
             lambda: RunSpec.from_dict({**SPEC, "colour": 1}),

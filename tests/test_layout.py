@@ -1,7 +1,7 @@
 """Layouts and ratio labels."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybrid.layout import LETTERS, Layout
@@ -40,6 +40,7 @@ def test_full_has_no_linear_block():
 @given(st.integers(1, 12), st.integers(1, 8), st.sampled_from(["period", "literal"]))
 def test_every_group_ends_with_its_full_block(r, groups, rule):
     period = r + (rule == "literal")
+    assume(period > 1)
     layout = Layout.from_ratio(f"{r}:1", period * groups, rule)
     assert layout.full == tuple(range(period - 1, period * groups, period))
     assert set(layout.letters) <= {"L", "F"}
@@ -61,7 +62,9 @@ def test_every_group_ends_with_its_full_block(r, groups, rule):
         (lambda: Layout.from_ratio(3, 12), "unknown ratio 3"),
         (lambda: Layout.from_ratio("3:1", 12, "odd"), "unknown ratio rule 'odd'; allowed: period, literal"),
         (lambda: Layout.from_ratio("3:1", 0), "depth must be a positive number of blocks; got 0"),
+        (lambda: Layout.from_ratio("1:1", 4), "write 'full', or '2:1' for every second block"),
         (lambda: Layout.parse(""), "at least one block"),
+        (lambda: Layout.parse(None), "a layout is a string or a list of letters; got None"),
         (lambda: Layout.parse("LLX"), "unknown block 'X' at position 2 of layout 'LLX'; allowed: F"),
         (lambda: Layout.parse(["L", "FF"]), "one letter a block; got 'FF'"),
         (lambda: Layout.from_full([4], 4), "full block 4 is outside the model; allowed: 0..3 at depth 4"),

@@ -113,7 +113,7 @@ def test_what_seeds_share_does_not_blur_an_order():
 def test_samples_that_cannot_be_drawn_from_are_refused():
     with pytest.raises(ValueError, match=r"R of at least 2; got \(1, 4, 2\)"):
         front_share(np.zeros((1, 4, 2)), ("high", "high"))
-    with pytest.raises(ValueError, match="finite; got nan"):
+    with pytest.raises(ValueError, match="finite values; got nan"):
         front_share(np.full((2, 4, 2), np.nan), ("high", "high"))
 
 

@@ -221,6 +221,29 @@ def test_a_chance_near_zero_is_not_left_by_half_of_itself():
     assert "near chance" in RISES(runs(lambda m, s, a: 0.04 + 0.01 * s, chance=0.01)).reason
 
 
+def test_a_chance_near_one_can_be_left():
+    planted = runs(lambda m, s, a: 0.9 + 0.1 * s, chance=0.78)
+    assert RISES(planted).verdict == SUPPORTED
+    assert "near chance" in RISES(runs(lambda m, s, a: 0.8 + 0.1 * s, chance=0.78)).reason
+
+
+def test_a_ratio_is_that_of_the_mixers_that_are_compared():
+    planted = runs(lambda m, s, a: 0.1 if m == "hgrn2" else 0.2 + 1.2 * s)
+    rest = [m for m in MIXERS if m != "hgrn2"]
+    found = DOUBLE(planted)
+    assert found.reason == "left out, near chance: HGRN-2"
+    assert found.evidence == DOUBLE(runs(lambda m, s, a: 0.2 + 1.2 * s, mixers=rest)).evidence
+
+
+def test_what_no_model_could_reach_is_not_decided():
+    crowded = runs(lambda m, s, a: 0.7, full=0.99)
+    assert "no room" in DOUBLE(crowded).reason and DOUBLE(crowded).verdict == OPEN
+    two_points = rule("against_full", layouts="hybrids", relation="above", margin=0.02, count="some")
+    assert "no room" in two_points(crowded).reason
+    roomy = runs(lambda m, s, a: 0.7, full=0.96)
+    assert two_points(roomy).verdict == NOT
+
+
 def test_a_baseline_that_fails_without_the_convolution_is_a_result():
     full = rule(
         "difference",

@@ -310,6 +310,8 @@ def test_what_starts_from_a_run_holds_three_of_it():
     assert 1 <= runs.runs_a_gpu(align, memory) < runs.runs_a_gpu(align.teacher, memory)
     for work in (*study.selections("gpu")["FlashMorph"], *study.masks("gpu")["dense"]):
         assert runs.runs_a_gpu(work, memory) == runs.runs_a_gpu(align, memory)
+    longer = replace(align, stage=replace(align.stage, seq_len=64 * align.teacher.task.seq_len))
+    assert runs.runs_a_gpu(longer, memory) < runs.runs_a_gpu(align, memory)
 
 
 @pytest.mark.parametrize("mixer", [*MIXERS, "full"])

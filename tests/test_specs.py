@@ -110,7 +110,7 @@ def test_a_field_at_its_default_is_not_in_the_name(monkeypatch):
         ({"branch": "mamba"}, "unknown branch 'mamba'"),
         ({"speed": 3}, "unknown field 'speed' of AlignSpec; allowed: teacher, branch"),
         ({"stage": 3}, "a Stage is a JSON object; got 3"),
-        ({"teacher": {}}, "a run spec needs model, task, train; missing model"),
+        ({"teacher": {}}, "a RunSpec needs model, task, train"),
     ],
 )
 def test_wrong_json_is_refused_by_name(change, words):

@@ -1,9 +1,11 @@
 """Studies: the grid is what its labels say, models are matched, bad input is refused by name."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from hybrid.cli import STUDY_HELP
 from hybrid.config import MIXERS
 from hybrid.cost import parameters
 from hybrid.scales import ARMS, SCALES, Scale, scale
@@ -98,3 +100,7 @@ def test_chapters_need_studies_that_exist():
     chapters = {path.stem for path in (Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb")}
     assert set(NEEDED_BY) <= chapters
     assert {name for names in NEEDED_BY.values() for name in names} <= set(STUDIES)
+
+
+def test_the_help_names_every_study():
+    assert set(re.findall(r"[a-z_]+", STUDY_HELP)) - {"or", "of", "layer"} == set(STUDIES)

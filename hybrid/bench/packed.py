@@ -49,7 +49,8 @@ def _share(everyone, starts: list) -> None:
 
 
 def _work(place: int, spec: BenchSpec, run: RunSpec, phases: list[tuple[int, int]]) -> dict:
-    """Phase -> seconds of each repeat, of the phases that this process takes part in."""
+    """Phase -> seconds of each repeat, of the phases that this process takes part in. Phases take turns, as
+    in `clock.in_turn`, and the first round does not count."""
     from hybrid.bench.train import Step, hybrid
 
     everyone, starts = _barriers["everyone"], _barriers["starts"]
@@ -57,11 +58,14 @@ def _work(place: int, spec: BenchSpec, run: RunSpec, phases: list[tuple[int, int
         step, seconds = Step(run, hybrid, spec.device), {}
         step.record()
         step()
-        for phase, (count, threads) in enumerate(phases):
-            everyone.wait()
-            if place < count:
-                torch.set_num_threads(threads)
-                seconds[phase] = [_steps(step, starts[phase], spec.device) for _ in range(spec.repeats)]
+        for repeat in range(spec.repeats + 1):
+            for phase, (count, threads) in enumerate(phases):
+                everyone.wait()
+                if place < count:
+                    torch.set_num_threads(threads)
+                    elapsed = _steps(step, starts[phase], spec.device)
+                    if repeat:
+                        seconds.setdefault(phase, []).append(elapsed)
         return seconds
     except BaseException:
         for barrier in (everyone, *starts):

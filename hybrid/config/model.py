@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid.config.checks import floats, positive
+from hybrid.config.checks import above_zero, floats, from_zero, positive
 from hybrid.layout import Layout
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
@@ -73,6 +73,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         floats(self)
+        from_zero(self, "init_std")
+        above_zero(self, "norm_eps", "qk_norm_eps", "rope_theta")
         object.__setattr__(self, "layout", Layout.parse(self.layout))
         if self.mixer not in MIXERS:
             raise ValueError(f"unknown mixer {self.mixer!r}; allowed: {', '.join(MIXERS)}")

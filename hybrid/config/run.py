@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from hybrid.config.model import ModelConfig
 from hybrid.config.task import TaskConfig
@@ -28,24 +28,6 @@ class RunSpec(Spec):
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be a whole number from 0; got {self.seed!r}")
-
-    def to_dict(self) -> dict:
-        """Plain JSON types, every field present; `from_dict` reads it back."""
-        spec = asdict(self)
-        spec["model"]["layout"] = str(self.model.layout)
-        return json.loads(json.dumps(spec))
-
-    @classmethod
-    def from_dict(cls, spec: dict) -> RunSpec:
-        """The inverse of `to_dict`. Raises ``ValueError`` naming an unknown or missing part."""
-        parts = {"model": ModelConfig, "task": TaskConfig, "train": TrainConfig}
-        _known(cls, spec)
-        missing = [name for name in parts if name not in spec]
-        if missing:
-            raise ValueError(f"a run spec needs {', '.join(parts)}; missing {', '.join(missing)}")
-        for name, kind in parts.items():
-            _known(kind, spec[name])
-        return cls(**{n: kind(**spec[n]) for n, kind in parts.items()}, seed=spec.get("seed", 0))
 
     @property
     def title(self) -> str:
@@ -80,10 +62,3 @@ class RunSpec(Spec):
         if changes:
             raise ValueError(f"no part of a run spec has a field {next(iter(changes))!r}")
         return RunSpec(**parts, seed=seed)
-
-
-def _known(kind, values: dict) -> None:
-    allowed = [f.name for f in fields(kind)]
-    for name in values:
-        if name not in allowed:
-            raise ValueError(f"unknown field {name!r} of {kind.__name__}; allowed: {', '.join(allowed)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid.config.checks import floats, positive, share
+from hybrid.config.checks import floats, numbers, positive, share
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         floats(self)
         for name in ("pairs", "eval_pairs", "eval_lengths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, numbers(self, name))
             values = getattr(self, name)
             if not values or any(not isinstance(v, int) or v < 1 for v in values):
                 raise ValueError(f"{name} must be whole numbers of at least 1; got {values!r}")
@@ -56,9 +56,10 @@ class TaskConfig:
         share(self, "recall_fraction")
         share(self, "suite_fraction")
         if self.has_suite:
-            for name, least in (("seq_len", 64), ("recall_vocab", 32)):
-                if getattr(self, name) < least:
-                    raise ValueError(f"the suite needs {name} of at least {least}; got {getattr(self, name)}")
+            for name, needed in (("seq_len", 64), ("recall_vocab", 32), ("eval_lengths", 64)):
+                value = getattr(self, name)
+                if min(value) < needed if isinstance(value, tuple) else value < needed:
+                    raise ValueError(f"the suite needs {name} of at least {needed}; got {value}")
         if self.recall_fraction > 0:
             most = min(self.seq_len // 4, self.recall_vocab // 2)
             if max(self.pairs) > most:
@@ -77,6 +78,16 @@ class TaskConfig:
                     f"eval_pairs must be at most {self.recall_vocab // 2} (half of recall_vocab "
                     f"{self.recall_vocab}); got {max(self.eval_pairs)}"
                 )
+            if 4 * min(self.eval_pairs) > self.home:
+                raise ValueError(
+                    f"eval_pairs must hold a load of at most {self.home // 4}, a quarter of the {self.home} "
+                    f"tokens at which a task is summed up; got {self.eval_pairs}"
+                )
+
+    @property
+    def home(self) -> int:
+        """The length at which a task is summed up: the training length, or else the shortest measured one."""
+        return self.seq_len if self.seq_len in self.eval_lengths else min(self.eval_lengths)
 
     @property
     def has_suite(self) -> bool:

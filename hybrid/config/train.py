@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid.config.checks import floats, positive, share
+from hybrid.config.checks import above_zero, floats, from_zero, numbers, positive, share
 
 DECAYS = ("matrices", "all")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true")
@@ -17,7 +17,7 @@ class TrainConfig:
     steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 32
-    """Sequences an optimiser step sees on one device, accumulation included."""
+    """Sequences an optimiser step sees, over all devices and passes."""
     accumulate: int = 1
     """Forward and backward passes an optimiser step is cut into."""
     lr: float = 1e-3
@@ -47,17 +47,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         floats(self)
-        object.__setattr__(self, "betas", tuple(map(float, self.betas)))
+        betas = numbers(self, "betas")
+        if len(betas) != 2 or not all(isinstance(b, (int, float)) and 0 <= b < 1 for b in betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1; got {self.betas!r}")
+        object.__setattr__(self, "betas", tuple(map(float, betas)))
         positive(self, "steps", "batch_size", "accumulate", "eval_every")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size {self.batch_size}; got {self.accumulate}")
         if not isinstance(self.warmup, int) or not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup must be between 0 and steps {self.steps}; got {self.warmup!r}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive; got {self.lr!r}")
+        above_zero(self, "lr", "eps", "clip")
+        from_zero(self, "weight_decay")
         share(self, "final")
-        if not self.eps > 0:
-            raise ValueError(f"eps must be positive; got {self.eps!r}")
         if self.decay not in DECAYS:
             raise ValueError(f"unknown decay {self.decay!r}; allowed: {', '.join(DECAYS)}")
         if self.precision not in PRECISIONS:

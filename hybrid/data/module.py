@@ -17,13 +17,13 @@ from hybrid.data.words import repeated_words
 
 __all__ = ["TaskData", "TrainBatches", "stream", "vocab_size"]
 
-PURPOSES = {"train": 0, "eval": 1}
+PURPOSES = {"train": 0, "eval": 1, "select": 2}
 EVAL_SEED = 20_250_701
 """Seeds every evaluation set, so that all models answer the same questions."""
 
 
 def stream(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """An independent random stream for every (seed, purpose, index); purpose is "train" or "eval"."""
+    """An independent random stream for every (seed, purpose, index), the purpose one of `PURPOSES`."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES[purpose], *index)))
 
 
@@ -34,12 +34,16 @@ class TaskData(LightningDataModule):
     its position, -100 where there is none) and ``is_recall`` [B] (bool). Text ids are the corpus's;
     recall ids come after them.
 
-    Evaluation batches depend on the task alone, never on the seed of the run.
+    Evaluation batches depend on the task and on ``asked`` alone, never on the seed of the run: "eval" are
+    the questions and windows of text that results are measured on, "select" are others of the same kinds
+    (windows as far as the text holds others), for whoever chooses something by measuring.
     """
 
-    def __init__(self, task: TaskConfig, train: TrainConfig, seed: int) -> None:
+    def __init__(self, task: TaskConfig, train: TrainConfig, seed: int, asked: str = "eval") -> None:
         super().__init__()
-        self.task, self.train, self.seed = task, train, seed
+        if asked not in ("eval", "select"):
+            raise ValueError(f"unknown asked {asked!r}; allowed: eval, select")
+        self.task, self.train, self.seed, self.asked = task, train, seed, asked
         self.rows = train.batch_size // train.accumulate
 
     @functools.cached_property
@@ -106,8 +110,7 @@ class TaskData(LightningDataModule):
         length = self.task.seq_len
         held = (len(self.corpus.valid) - 1) // length
         count = min(sequences or self.task.eval_sequences, held)
-        starts = np.arange(count) * held // count * length
-        for chosen in _chunks(starts, self.rows):
+        for chosen in _chunks(self._spread(count, held) * length, self.rows):
             yield self._text(self.corpus.valid, chosen)
 
     def last_word_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
@@ -119,12 +122,16 @@ class TaskData(LightningDataModule):
         size = self.task.seq_len + 1
         words = self._last_words
         count = min(sequences or self.task.eval_sequences, len(words))
-        for chosen in _chunks(np.arange(count) * len(words) // max(1, count), self.rows):
+        for chosen in _chunks(self._spread(count, len(words)), self.rows):
             starts, ends = words[chosen].T
             windows = self.corpus.valid[ends[:, None] + np.arange(-size, 0)].astype(np.int64)
             last = np.arange(-size, 0) >= (starts - ends)[:, None]
             labels = np.where(last, windows, IGNORED)
             yield _batch(windows[:, :-1], labels[:, 1:], recall=False)
+
+    def _spread(self, count: int, total: int) -> np.ndarray:
+        """That many of 0..total-1 at even distances; for choosing, those half-way between."""
+        return (2 * np.arange(count) + (self.asked == "select")) * total // max(1, 2 * count)
 
     @functools.cached_property
     def _last_words(self) -> np.ndarray:
@@ -141,9 +148,8 @@ class TaskData(LightningDataModule):
         Raises ``ValueError`` when the length cannot hold the pairs.
         """
         task = self.task
-        made = mqar(
-            stream(EVAL_SEED, "eval", length, pairs), task.eval_sequences, length, pairs, task.recall_vocab
-        )
+        rng = stream(EVAL_SEED, self.asked, length, pairs)
+        made = mqar(rng, task.eval_sequences, length, pairs, task.recall_vocab)
         for rows in _chunks(np.arange(task.eval_sequences)[:sequences], self.rows):
             inputs, labels, distance = (part[rows] for part in made)
             yield self._recall(inputs, labels) | {"distance": torch.from_numpy(distance)}
@@ -157,7 +163,7 @@ class TaskData(LightningDataModule):
         These batches also hold ``chance`` [B], the accuracy of a guess among each row's candidates.
         Raises ``ValueError`` naming an unknown task, or when the length is too short for it.
         """
-        rng = stream(EVAL_SEED, "eval", length, *name.encode())
+        rng = stream(EVAL_SEED, self.asked, length, *name.encode())
         left = max(1, (sequences or self.task.eval_sequences) * self.task.seq_len // length)
         while left > 0:
             size = min(left, self.rows)

@@ -88,8 +88,9 @@ class Passkeys:
     def eval_batches(
         self, data: TaskData, length: int, sequences: int | None = None
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """Texts of one length made of the validation text, the same for every model and seed."""
-        rng = stream(EVAL_SEED, "eval", length, self.keys, self.size)
+        """Texts of one length made of the validation text, the same for every model and seed; others where
+        the data is ``asked`` for choosing."""
+        rng = stream(EVAL_SEED, data.asked, length, self.keys, self.size)
         left = self.eval_sequences if sequences is None else sequences
         while left > 0:
             size = min(left, data.rows)

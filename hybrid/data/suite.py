@@ -284,7 +284,7 @@ TASKS: dict[str, Task] = {
 }
 """Names and groups as in RULER and Table 6 of arXiv 2507.06457."""
 NEEDLES = tuple(name for name in TASKS if name.startswith("niah_"))
-"""The eight tasks whose answer is read off one place of the text."""
+"""The eight tasks each symbol of whose answer stands beside its key."""
 
 
 def sample(rng: np.random.Generator, symbols: Symbols, name: str, length: int, many: bool = False) -> Sample:

@@ -21,7 +21,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from hybrid.intervals import check_columns, interval, summary
+from hybrid.intervals import ANY, SHARES, check_columns, interval, summary
 
 INK = "#222222"
 PAGE_WIDTH = 7.4
@@ -204,7 +204,8 @@ def by_full_blocks(
         if baseline is not None:
             check_columns(baseline, metric)
             look = MIXER_STYLE["full"]
-            mean, low, high = interval(baseline[metric].dropna())
+            limits = (0.0, 1.0) if metric in SHARES else ANY
+            mean, low, high = interval(baseline[metric].dropna(), bounds=limits)
             ax.axhline(mean, color=look.color, lw=1.3, label=f"{look.label} (all blocks)")
             if len(baseline) >= BAND_FROM:
                 ax.axhspan(low, high, color=look.color, alpha=0.12, lw=0)

@@ -13,7 +13,7 @@ from hybrid.intervals import check_columns
 def difference_strips(df: pd.DataFrame, x: str, group: str, *, band: float, xlabel: str) -> Figure:
     """One strip a group, one mark a row: a disc within the band around zero, a cross outside.
 
-    The axis is linear within the band and logarithmic outside, so that what rounding explains and what
+    The axis is linear within twice the band and logarithmic outside, so that what rounding explains and what
     it does not are both legible. Marks of a strip are spread over its height and lie in the frame's order.
 
     Args:

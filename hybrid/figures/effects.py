@@ -12,8 +12,8 @@ from hybrid.intervals import check_columns, summary
 def effect_intervals(df: pd.DataFrame, x: str, hue: str, label: str, *, margin: float, xlabel: str) -> Figure:
     """Mean paired difference of every comparison with its 95 % interval, and a band from -margin to margin.
 
-    An interval inside the band shows that the two sides are equivalent; one beyond zero that they differ;
-    one that does neither, that the runs do not tell.
+    An interval inside the band shows that the two sides are equivalent, one wholly beyond it that they
+    differ by more than the margin; one that does neither, that the runs do not tell.
 
     Args:
         df: one row a pair of runs. With fewer than five pairs behind a mean every one is drawn.

@@ -91,6 +91,7 @@ def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str], log: Seq
 def _logarithmic(ax, axis: str, span: float) -> None:
     ax.set(**{f"{axis}scale": "log"})
     ticks = ax.xaxis if axis == "x" else ax.yaxis
-    ticks.set_major_locator(LogLocator(subs=(1,) if span > 50 else (1, 2, 5)))
+    few = (1, 2, 5) if span > 4 else (1, 1.5, 2, 3, 5, 7)
+    ticks.set_major_locator(LogLocator(subs=(1,) if span > 50 else few))
     ticks.set_major_formatter(EngFormatter(sep=""))
     ticks.set_minor_locator(NullLocator())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 SPARE = 64
-"""Memory that has to grow gets a 64th more tokens than it needs: each token is then moved 64 times at most,
-however long the text, and 1.6 % of the memory is empty."""
+"""Memory that has to grow gets a 64th more tokens than it needs: tokens are then moved about 64 times
+on average, however long the text, and 1.6 % of the memory is empty at most."""
 
 
 class Room:

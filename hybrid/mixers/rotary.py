@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def rates(
     return rate * (kept + (1 - kept) / factor)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _turns(
     positions: int, width: int, theta: float, stretch: tuple | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hybrid.rules.base import check_count, decides
 from hybrid.rules.contrasts import SEEDS, Contrast, Undecided
-from hybrid.rules.verdicts import Relation, Verdict, together
+from hybrid.rules.verdicts import COUNTS, Relation, Verdict, together
 
 if TYPE_CHECKING:
     import pandas
@@ -75,7 +75,8 @@ class Choices:
         ]
         shares = ", ".join(f"{share:.3g}" for share in self.at)
         relation = Relation(self.kind, self.margin).words()
-        return f"{self.study}: {' '.join(parts)} is {relation} at {self.count} of {shares}; paired by seed"
+        which = f"{COUNTS[self.count]} of {shares}"
+        return f"{self.study}: {' '.join(parts)} is {relation} at {which}; paired by seed"
 
     @decides
     def __call__(self, seen: pandas.DataFrame) -> Verdict:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEARNT = 0.95
 """Accuracy of full attention at the training length from which a task counts."""
 LEFT = 1.5
-"""How far above chance, as a factor, a mixer must have come before its layouts are compared."""
+"""How far above chance, as a factor, a mixer must have come before its layouts count, see `near_chance`."""
 CLEAR = 0.05
 """And by how much at least: 1.5 times a chance near zero is still near zero."""
 SEEDS = 3
@@ -129,6 +129,10 @@ class Contrast:
     """Seeds that some cell lacks, by name."""
     note: str = ""
     """What was left out."""
+    means: np.ndarray | None = None
+    """[N, terms]: the mean of every term, seed by seed."""
+    attainable: tuple[float, float] = (-np.inf, np.inf)
+    """Least and largest mean it could have with the subtracted terms as they are and any others."""
     bounds: tuple[float, float] = (-np.inf, np.inf)
     """Least and largest value it can take."""
 
@@ -147,10 +151,12 @@ def contrast(runs: pandas.DataFrame, name: str, terms: Sequence[tuple[float, Cel
     seeds, missing = matrix(runs, [cells for _, cells in terms])
     check_seeds(len(seeds), missing)
     weights = np.array([weight for weight, _ in terms])
-    bounds = (-np.inf, np.inf)
+    bounds = attainable = (-np.inf, np.inf)
     if all(_chance(runs, cells.metric) is not None for _, cells in terms):
-        bounds = (float(weights[weights < 0].sum()), float(weights[weights > 0].sum()))
-    return Contrast(name, seeds @ weights, missing, note, bounds)
+        taken, most = np.minimum(weights, 0), float(weights[weights > 0].sum())
+        bounds = (float(taken.sum()), most)
+        attainable = tuple(float(taken @ seeds.mean(axis=0)) + gain for gain in (0.0, most))
+    return Contrast(name, seeds @ weights, missing, note, seeds, attainable, bounds)
 
 
 def matrix(runs: pandas.DataFrame, cells: Sequence[Cells]) -> tuple[np.ndarray, str]:
@@ -186,7 +192,9 @@ def matrix(runs: pandas.DataFrame, cells: Sequence[Cells]) -> tuple[np.ndarray, 
 def check_seeds(paired: int, missing: str) -> None:
     """Raise `Undecided`, naming what is missing, where fewer than `SEEDS` seeds are paired."""
     if paired < SEEDS:
-        raise Undecided(f"{paired} paired seeds, {SEEDS} needed; missing: {missing or 'other seeds'}")
+        raise Undecided(
+            f"{paired} paired seed{'s' * (paired != 1)}, {SEEDS} needed; missing: {missing or 'other seeds'}"
+        )
 
 
 def check_learnt(runs: pandas.DataFrame, cells: Sequence[Cells]) -> None:
@@ -213,8 +221,8 @@ def check_learnt(runs: pandas.DataFrame, cells: Sequence[Cells]) -> None:
 
 
 def left_chance(runs: pandas.DataFrame, metric: str, mixer: str, arms: Sequence[str]) -> bool:
-    """Whether some layout of the mixer is, on average over seeds, clearly above chance: at least `LEFT` times
-    and `CLEAR` above it. True for a metric that is no task."""
+    """Whether some layout of the mixer is, on average over seeds, clearly above chance, see `near_chance`.
+    True for a metric that is no task."""
     chance = _chance(runs, metric)
     if chance is None:
         return True
@@ -224,8 +232,9 @@ def left_chance(runs: pandas.DataFrame, metric: str, mixer: str, arms: Sequence[
 
 
 def near_chance(chance: float) -> float:
-    """Values below this are near chance."""
-    return max(LEFT * chance, chance + CLEAR)
+    """Values below this are near chance: `LEFT` times chance, but at most half-way from chance to 1, since
+    1.5 times a large chance may be out of reach; and always `CLEAR` above chance."""
+    return chance + max(CLEAR, min((LEFT - 1) * chance, (1 - chance) / 2))
 
 
 def chance_of(runs: pandas.DataFrame, metric: str) -> float:

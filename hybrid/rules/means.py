@@ -11,7 +11,9 @@ from hybrid import intervals
 from hybrid.config import MIXERS
 from hybrid.rules.base import Rule, attempt, check_count, decides
 from hybrid.rules.contrasts import (
+    CLEAR,
     LEARNT,
+    LEFT,
     NAMES,
     Cells,
     Contrast,
@@ -25,7 +27,7 @@ from hybrid.rules.contrasts import (
     mixer_words,
     near_chance,
 )
-from hybrid.rules.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Relation, Verdict, together
+from hybrid.rules.verdicts import COUNTS, INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Relation, Verdict, together
 
 if TYPE_CHECKING:
     import pandas
@@ -70,8 +72,8 @@ class Difference(Rule):
         found = together([(one, Relation(self.relation, self.margin))])
         if self.factor == 1:
             return found
-        means, _ = matrix(runs, sides)
-        ratio = intervals.bootstrap(means, lambda m: m[:, 0] / m[:, 1], bounds=(np.finfo(float).tiny, np.inf))
+        positive = (np.finfo(float).tiny, np.inf)
+        ratio = intervals.bootstrap(one.means, lambda m: m[:, 0] / m[:, 1], bounds=positive)
         return replace(found, evidence="ratio {:.2f} [{:.2f}, {:.2f}]; ".format(*ratio) + found.evidence)
 
 
@@ -103,16 +105,12 @@ class Interaction(Rule):
 
     @decides
     def __call__(self, runs: pandas.DataFrame) -> Verdict:
-        terms, parts = [], []
-        for sign, place in zip((1.0, -1.0), self.places, strict=True):
-            place = place.within(self.default)
-            pair = [(1.0, self.first.within(place)), (-1.0, self.second.within(place))]
-            terms += [(sign * weight, cells) for weight, cells in pair]
-            means, _ = matrix(runs, [cells for _, cells in pair])
-            if len(means):
-                parts.append(f"{place.metric}, {place.arm} arm {np.subtract(*means.T).mean():+.3f}")
-        one = contrast(runs, "", terms)
+        places = [place.within(self.default) for place in self.places]
+        cells = [side.within(place) for place in places for side in (self.first, self.second)]
+        one = contrast(runs, "", list(zip((1.0, -1.0, -1.0, 1.0), cells, strict=True)))
         found = together([(one, Relation(self.relation, self.margin))])
+        gains = one.means.mean(axis=0).reshape(2, 2) @ (1.0, -1.0)
+        parts = [f"{p.metric}, {p.arm} arm {gain:+.3f}" for p, gain in zip(places, gains, strict=True)]
         return replace(found, evidence=f"{found.evidence} ({'; '.join(parts)})")
 
 
@@ -136,7 +134,7 @@ class AgainstFull(Rule):
         relation = Relation(self.relation, self.margin).words()
         return (
             f"{self.metric}, {self.arm} arm: {models}, one model at a time, minus full attention is "
-            f"{relation} for {self.count} of them"
+            f"{relation} for {COUNTS[self.count]} of them"
         )
 
     @decides
@@ -217,7 +215,10 @@ class NearChance(Rule):
     layouts: str
 
     def words(self) -> str:
-        return f"{self.about()}{self.layouts} stay below 1.5 times chance, or 0.05 above it if that is more"
+        return (
+            f"{self.about()}{self.layouts} stay below {LEFT:g} times chance, at most "
+            f"half-way from chance to 1 and at least {CLEAR:g} above chance"
+        )
 
     @decides
     def __call__(self, runs: pandas.DataFrame) -> Verdict:

@@ -11,7 +11,8 @@ from hybrid.rules.contrasts import SEEDS, Contrast, Undecided
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 LEVEL = 0.95
-COUNTS = ("every", "most", "some")
+COUNTS = {"every": "each", "most": "most", "some": "some"}
+"""How many of several comparisons must hold, and the word before "of them"."""
 REASONS = 2
 """Most comparisons of one claim whose reasons are printed."""
 SHOWN = 6
@@ -50,7 +51,9 @@ class Relation:
 
     def words(self) -> str:
         """Such as "above +0.05"."""
-        return f"within ±{self.margin:g}" if self.kind == "within" else f"{self.kind} {self.margin:+g}"
+        if self.kind == "within":
+            return f"within ±{self.margin:g}"
+        return f"{self.kind} {self.margin:+g}" if self.margin else f"{self.kind} 0"
 
     def judge(self, low: float, high: float) -> str:
         """Supported where the whole interval has the relation, not supported where no part of it has.
@@ -94,16 +97,18 @@ def decide(
 def together(found: Sequence[tuple[Contrast | Undecided, Relation]], count: str = "every") -> Verdict:
     """Decide whether every, most or some of several comparisons have their relation.
 
-    That at least k of m hold is tested as a partial conjunction: supported where k of them are at level
-    1 - 0.05/(m - k + 1), and not supported where m - k + 1 fail at level 1 - 0.05/k, so that either
-    verdict is wrong at most one time in twenty whatever m is. A comparison that the runs do not allow
-    counts for neither side.
+    That at least k of m hold is tested as a partial conjunction: supported where k of them are at level 1 -
+    0.05/(m - k + 1), and not supported where m - k + 1 fail at level 1 - 0.05/k, so that either verdict is
+    wrong at most one time in twenty whatever m is, if values are normal (see `intervals.interval`). A
+    comparison that the runs do not allow counts for neither side, nor does one in which a share of right
+    answers leaves no room for the relation.
     Source: Benjamini and Heller 2008, Biometrics 64, with Bonferroni's combination.
 
     Raises ``ValueError`` for a count that is none of `COUNTS`, or nothing to compare.
     """
     if count not in COUNTS or not found:
         raise ValueError(f"unknown count {count!r}; allowed: {', '.join(COUNTS)}; {len(found)} comparisons")
+    found = [(_with_room(one, relation), relation) for one, relation in found]
     m = len(found)
     k = {"every": m, "most": m // 2 + 1, "some": 1}[count]
     done = [(one, relation) for one, relation in found if isinstance(one, Contrast)]
@@ -133,3 +138,17 @@ def together(found: Sequence[tuple[Contrast | Undecided, Relation]], count: str 
     reasons += dict.fromkeys(c.note for c, _ in done if c.note)
     reasons += dict.fromkeys(f"missing: {c.missing}" for c, _ in done if c.missing)
     return Verdict(verdict, evidence, "; ".join(reasons), min(len(c.values) for c, _ in done))
+
+
+def _with_room(one: Contrast | Undecided, relation: Relation) -> Contrast | Undecided:
+    """The comparison, unless no result whatever of its first side could have the relation."""
+    if isinstance(one, Undecided):
+        return one
+    least, most = one.attainable
+    if relation.kind == "above" and most <= relation.margin:
+        return Undecided(f"{one.name} no room: beside the other side at most {most:+.3f} is possible".strip())
+    if relation.kind == "below" and least >= relation.margin:
+        return Undecided(
+            f"{one.name} no room: beside the other side at least {least:+.3f} is possible".strip()
+        )
+    return one

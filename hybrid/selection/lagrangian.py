@@ -108,8 +108,12 @@ class LitLagrangian(LitMasked):
     P(z = 0), is on the curve beside it. It is 0.17 at alpha = 0, where E[z] is one half: under it the
     constraint may hold while rounding at alpha = 0 misses the share by far.
 
-    Source: ConSA, 2606.18056, known at second hand; its form is that of LLM-Shearing, 2310.06694.
+    Source: ConSA, 2606.18056, known at second hand; its form is that of LLM-Shearing, 2310.06694, after
+    structured pruning with hard-concrete gates, 1910.04732.
     """
+
+    # Noise and target are functions of the step, and come from outside of the GPU.
+    steady = False
 
     def __init__(self, masked: nn.Module, spec: ConsaSpec) -> None:
         super().__init__(masked, spec)

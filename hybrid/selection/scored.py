@@ -12,7 +12,7 @@ from hybrid.conversion import Mixed, Morphable
 from hybrid.data.module import TaskData
 from hybrid.data.suite import NEEDLES
 from hybrid.distillation import output_errors
-from hybrid.evaluation import home_length, passkey_accuracy, suite_accuracy
+from hybrid.evaluation import passkey_accuracy, suite_accuracy
 from hybrid.layout import Layout
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets
 
@@ -170,7 +170,7 @@ def recall(model: nn.Module, problem: Problem, sequences: int) -> float:
     """Mean accuracy in percent over nine tasks, each at its home length: passkeys and the eight `NEEDLES`."""
     data, passkeys = problem.data, problem.passkeys
     shares = [passkey_accuracy(model, data, passkeys, passkeys.eval_lengths[0], sequences)[0]["accuracy"]]
-    length = home_length(data.task)
+    length = data.task.home
     shares += [suite_accuracy(model, data, name, length, sequences)["accuracy"] for name in NEEDLES]
     return 100 * sum(shares) / len(shares)
 

@@ -1,5 +1,6 @@
 """Batches of a task: mixture, streams, exact resume, ranks, evaluation sets."""
 
+from dataclasses import replace
 from itertools import islice
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data import module, suite
 from hybrid.data.corpus import Corpus
 from hybrid.data.module import TaskData, stream, vocab_size
+from hybrid.data.passkeys import Passkeys
 
 TASK = TaskConfig(seq_len=32, pairs=(1, 2, 4), eval_pairs=(4,), eval_lengths=(32,), eval_sequences=50)
 TRAIN = TrainConfig(steps=6, batch_size=8, warmup=0)
@@ -171,6 +173,27 @@ def test_every_run_answers_the_same_questions():
     assert ((one["labels"] != -100).sum(1) == 4).all()
     first = torch.cat([b["input_ids"] for b in TaskData(TASK, TRAIN, 0).recall_eval_batches(32, 4, 13)])
     assert torch.equal(first, one["input_ids"][:13])
+
+
+def test_who_chooses_is_asked_other_questions(small_corpus):
+    """Of every kind, as many, none of them one that results are measured on."""
+    task = replace(SUITE, eval_sequences=6)
+    reported, choosing = (TaskData(task, TRAIN, 0, asked) for asked in ("eval", "select"))
+
+    def asked(data):
+        yield from data.val_text_batches()
+        yield from data.recall_eval_batches(64, 2)
+        yield from data.suite_eval_batches("niah_multikey_2", 64)
+        yield from Passkeys().eval_batches(data, 64, 6)
+
+    one, other = (
+        [row.tobytes() for batch in asked(data) for row in batch["input_ids"].numpy()]
+        for data in (reported, choosing)
+    )
+    assert len(one) == len(other) == 4 * 6
+    assert not set(one) & set(other)
+    with pytest.raises(ValueError, match="unknown asked 'train'; allowed: eval, select"):
+        TaskData(task, TRAIN, 0, "train")
 
 
 def test_a_length_too_short_for_its_pairs_is_refused():

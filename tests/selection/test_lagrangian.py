@@ -116,6 +116,18 @@ def test_the_loss_is_the_formula_and_ascends_in_the_multipliers():
     torch.testing.assert_close(module.alpha - before[2], descent, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [LitLagrangian, LitL1])
+def test_what_a_gpu_may_play_back_does_the_same_at_every_step(kind, monkeypatch):
+    given = spec() if kind is LitLagrangian else spec(method="l1")
+    module, losses = kind(Worth(torch.rand(8, 1)), given), []
+    with torch.no_grad():
+        module.scores().uniform_(0, 1)
+    for step in (0, 5):
+        monkeypatch.setattr(kind, "global_step", property(lambda self, step=step: step))
+        losses.append(module.loss(BATCH).item())
+    assert module.steady == (losses[0] == losses[1])
+
+
 def test_weights_learn_and_are_clipped_without_the_masks():
     module = LitLagrangian(Worth(torch.rand(8, 1)), spec())
     groups = module.configure_optimizers()["optimizer"].param_groups

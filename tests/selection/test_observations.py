@@ -84,7 +84,7 @@ def test_a_rule_can_be_read():
         study="consa", terms=[[1, ["a"], "loss"], [-1, ["b"], "loss", 0.5]], at=[0.25], kind="below"
     )
     assert words.words() == (
-        "consa: +1 loss of a -1 loss of b at 0.5 is below +0 at every of 0.25; paired by seed"
+        "consa: +1 loss of a -1 loss of b at 0.5 is below 0 at each of 0.25; paired by seed"
     )
 
 
