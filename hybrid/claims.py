@@ -221,5 +221,5 @@ def _claim(entry: Mapping, where: str) -> Claim:
         if not isinstance(entry[name], str):
             raise ValueError(f"{where}: {name} must be text in quotes; got {entry[name]!r}")
     # Names of metrics and mixers are filled in, and a sentence may begin with one.
-    sentence = entry["sentence"][0].upper() + entry["sentence"][1:]
+    sentence = entry["sentence"][:1].upper() + entry["sentence"][1:]
     return Claim(**{**entry, "sentence": sentence, "rule": rule, "scales": tuple(entry["scales"])})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 """Where work is done unless the command line says otherwise."""
 STUDY_HELP = (
-    "grid, grid_published or learning_rates; or, of layer selection, alignment, selection, conversion, "
+    "grid, grid_published or learning_rates; or, of choosing layers, alignment, selection, conversion, "
     "consa or mask_rates"
 )
 """The names of `hybrid.studies.STUDIES`, which would bring PyTorch along."""

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybrid import training
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.loop import learning_rate_factor
+from hybrid.loop import learning_rate_factor, number_format
 from hybrid.runs import work_folder
 from hybrid.training import LitHybridLM, fit
 
@@ -174,6 +175,21 @@ def test_the_checkpoint_of_a_sharded_run_goes_on_in_one_process(tmp_path):
     expected, got = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_is_measured_in_the_number_format_of_its_training(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    a, kinds = (
+        torch.randn(4, 4),
+        {"32-true": torch.float32, "auto": torch.float32, "bf16-mixed": torch.bfloat16},
+    )
+    for precision, kind in kinds.items():
+        with number_format(precision):
+            assert (a @ a).dtype == kind
+    seen = []
+    monkeypatch.setattr(training, "evaluate", lambda *given: seen.append((a @ a).dtype) or {"recall": 0.0})
+    fit(spec(precision="bf16-mixed"), progress=False)
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_training_lowers_the_loss():

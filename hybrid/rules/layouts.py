@@ -38,8 +38,8 @@ class Rises(Rule):
     def words(self) -> str:
         each = f", for {self.count} mixer" if self.count else ""
         return (
-            f"{self.about()}gain of a straight line from no full block to the densest hybrid is above "
-            f"{self.margin:+g}{each}"
+            f"{self.about()}gain of a straight line from no full block to the densest hybrid is "
+            f"{Relation('above', self.margin).words()}{each}"
         )
 
     @decides
@@ -75,7 +75,8 @@ class Steady(Rule):
     layouts: str
 
     def words(self) -> str:
-        return f"{self.about()}every step to the next denser layout is above {-self.margin:+g}"
+        relation = Relation("above", -self.margin).words()
+        return f"{self.about()}every step to the next denser layout is {relation}"
 
     @decides
     def __call__(self, runs: pandas.DataFrame) -> Verdict:
@@ -115,10 +116,9 @@ class Saturates(Rule):
     margin: float
 
     def words(self) -> str:
-        return (
-            f"{self.about()}{self.at} minus no full block is above {self.margin:+g}, and the densest hybrid "
-            f"minus {self.at} is within ±{self.margin:g}"
-        )
+        rise, rest = (Relation(kind, self.margin).words() for kind in ("above", "within"))
+        first = f"{self.about()}{self.at} minus no full block is {rise}"
+        return f"{first}, and the densest hybrid minus {self.at} is {rest}"
 
     @decides
     def __call__(self, runs: pandas.DataFrame) -> Verdict:

@@ -74,7 +74,8 @@ class Difference(Rule):
             return found
         positive = (np.finfo(float).tiny, np.inf)
         ratio = intervals.bootstrap(one.means, lambda m: m[:, 0] / m[:, 1], bounds=positive)
-        return replace(found, evidence="ratio {:.2f} [{:.2f}, {:.2f}]; ".format(*ratio) + found.evidence)
+        evidence = ("ratio {:.2f} [{:.2f}, {:.2f}]".format(*ratio), found.evidence)
+        return replace(found, evidence="; ".join(filter(None, evidence)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Interaction(Rule):
         found = together([(one, Relation(self.relation, self.margin))])
         gains = one.means.mean(axis=0).reshape(2, 2) @ (1.0, -1.0)
         parts = [f"{p.metric}, {p.arm} arm {gain:+.3f}" for p, gain in zip(places, gains, strict=True)]
-        return replace(found, evidence=f"{found.evidence} ({'; '.join(parts)})")
+        return replace(found, evidence=f"{found.evidence} ({'; '.join(parts)})".strip())
 
 
 @dataclass(frozen=True, kw_only=True)

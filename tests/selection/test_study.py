@@ -1,8 +1,10 @@
 """The study of layer selection: declared whole at every scale, and run through at the smallest."""
 
+from dataclasses import replace
+
 import pytest
 
-from hybrid import frames, kinds, runs, studies, training
+from hybrid import distillation, frames, kinds, runs, studies, training
 from hybrid.conversion import HybridSpec
 from hybrid.selection import observations, scales, study
 from hybrid.store import Store
@@ -37,6 +39,26 @@ def test_the_teacher_is_trained_once(empty, monkeypatch):
     for spec in study.every("alignment", "smoke"):
         runs.train_one(spec, progress=False)
     assert trained == [study.teacher("smoke")]
+
+
+def test_a_stored_result_of_a_teacher_stays_as_it_is(empty):
+    """Its weights may be made again by newer code, as `hybrid.verify` does; its result is another matter."""
+    spec = study.teacher("smoke")
+    result = runs.train_one(spec, progress=False)
+    Store().write(replace(result, message="kept"))
+    before = Store().path(spec).read_bytes()
+    distillation.trained(spec)
+    assert Store().path(spec).read_bytes() == before
+
+
+def test_what_runs_other_code_is_of_another_family():
+    """Ablations, the two phases of even spacing, and the two scopes of heads run the same code."""
+    specs = [specs[0] for specs in study.selections("smoke").values()]
+    specs += [specs[0] for specs in study.masks("smoke").values()]
+    ablations = set(study.ablations("smoke"))
+    kinds_of = {spec.family for spec in specs}
+    assert len(kinds_of) == len(specs) - len(ablations) - 2
+    assert {frames.family(spec) for spec in specs} == kinds_of
 
 
 def test_budgets_are_a_sixth_a_quarter_and_a_half():
