@@ -25,11 +25,18 @@ class Problem:
     morphable: Morphable
     """The teacher and its second mixers, frozen."""
     data: TaskData
-    """The teacher's task; its seed orders what a selector reads."""
+    """The teacher's task; its seed orders what a selector reads. Where results are to be reported, it is
+    ``asked`` for choosing: no selector may choose on the questions it is judged by."""
     passkeys: Passkeys
     """Retrieval texts, for training gates and for measuring."""
     folder: Path | None = None
     """Where a method that trains keeps its checkpoints; None: nowhere."""
+
+    @property
+    def reported(self) -> TaskData:
+        """The task with the questions that results are reported on, for the truth that selectors are ranked
+        by."""
+        return TaskData(self.data.task, self.data.train, self.data.seed)
 
 
 @dataclass

@@ -17,10 +17,10 @@ from hybrid import provenance
 from hybrid.conversion import AlignSpec, Morphable, Stage
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.distillation import LitFinetune, aligned, device, stage_tokens
-from hybrid.evaluation import evaluate, passkey_accuracy, text_loss
+from hybrid.distillation import LitFinetune, after_stage, aligned, device, stage_tokens
+from hybrid.evaluation import evaluate
 from hybrid.layout import Layout
-from hybrid.loop import Diverged, LearningCurve, LitModule, train
+from hybrid.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
 from hybrid.model import HybridLM
 from hybrid.selection.lagrangian import LitL1, LitLagrangian, LitMasked
 from hybrid.selection.masks import LinearMasks, WindowMasks, interleaved, kept
@@ -184,22 +184,18 @@ def consa(
       step at which it was below 0.01, and ``held``, the step since when it stayed there. None where the
       method has no such number.
 
-    A stage whose loss was not finite makes the result "failed". A run that finds its checkpoints goes on
-    from them, in either stage.
+    A stage whose loss was not finite, also that of the second mixers, makes the result "failed". A run that
+    finds its checkpoints goes on from them, in either stage.
     """
     root, run = Path(checkpoint_dir) if checkpoint_dir is not None else None, spec.align.teacher
-    masked = masked_model(aligned(spec.align), spec)
     data = TaskData(run.task, run.train, run.seed)
     stages, by, curve, seconds, tokens = [], [], [], 0.0, 0
     status, message = "done", ""
     metrics = dict.fromkeys(("expected", "ranked", "gap", "reached", "held"))
 
     def measure(name: str, model: HybridLM) -> None:
-        model.eval()
-        rows = []
-        for length in spec.passkeys.eval_lengths:
-            rows += passkey_accuracy(model, data, spec.passkeys, length)
-        stages.append({"stage": name, "passkey": rows[0]["accuracy"]} | text_loss(model, data))
+        scores, rows = after_stage(model, data, spec.passkeys)
+        stages.append({"stage": name} | scores)
         by.extend({"stage": name} | row for row in rows)
         model.train()
 
@@ -214,6 +210,7 @@ def consa(
         curve.extend({"stage": name} | point for point in course.curve)
 
     try:
+        masked = masked_model(aligned(spec.align), spec)
         measure("dense", masked.rounded(torch.ones(spec.shape, dtype=torch.bool)))
         if spec.method in LEARNT:
             module = LEARNT[spec.method](masked, spec)
@@ -228,13 +225,18 @@ def consa(
         measure("learn", model)
         teach("train", LitFinetune(model, spec.train), LearningCurve(lambda module: {}))
         measure("train", model)
-        metrics |= evaluate(model, data)
+        with number_format(run.train.precision):
+            metrics |= evaluate(model, data)
         if weights is not None:
             model.save_pretrained(weights)
     except Diverged as error:
         status, message = "failed", str(error)
-    metrics |= {"stages": stages, "passkey_by": by, "passkey": stages[-1]["passkey"]}
-    evidence = provenance.collect(seconds=seconds, tokens=tokens, layer=spec.layer)
+    metrics |= {"stages": stages, "passkey_by": by}
+    if stages:
+        metrics["passkey"] = stages[-1]["passkey"]
+    evidence = provenance.collect(
+        seconds=seconds, tokens=tokens, layer=spec.layer, precision=resolved(run.train.precision)
+    )
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 
 

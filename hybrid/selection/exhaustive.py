@@ -17,7 +17,11 @@ from hybrid.selection.scored import Arranged, check_sequences
 @dataclass(frozen=True)
 class Exhaustive(Selector):
     """The best of all sets of a budget, undistilled: highest accuracy on passkeys at their home length, and
-    of equal ones the lowest loss on held-out text."""
+    of equal ones the lowest loss on held-out text.
+
+    It is the truth that others are ranked by, so it alone reads the questions and the text that results are
+    reported on (`Problem.reported`): an upper bound for them, not a rival.
+    """
 
     kind = "exhaustive"
 
@@ -59,7 +63,7 @@ class Exhaustive(Selector):
         return Selection(layouts, tokens=tokens, tables={"sets": rows})
 
     def _measure(self, model: Arranged, problem: Problem) -> dict[str, float]:
-        data, passkeys = problem.data, problem.passkeys
+        data, passkeys = problem.reported, problem.passkeys
         whole = passkey_accuracy(model, data, passkeys, passkeys.eval_lengths[0], self.sequences)[0]
         return {"recall": whole["accuracy"]} | text_loss(model, data, self.sequences)
 

@@ -159,7 +159,7 @@ class GateTexts(TaskData):
     """Batches of ``input_ids`` [B, T] and ``chosen`` [B, T], True where outputs are compared."""
 
     def __init__(self, problem: Problem, train: TrainConfig, texts: str) -> None:
-        super().__init__(problem.data.task, train, problem.data.seed)
+        super().__init__(problem.data.task, train, problem.data.seed, problem.data.asked)
         self.passkeys, self.texts = problem.passkeys, texts
 
     def train_batch(self, index: int, rank: int = 0, world: int = 1) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import combinations
-from math import log2
+from math import comb, log2
 from typing import TYPE_CHECKING
 
 from hybrid.rules.contrasts import LEARNT
@@ -54,7 +54,11 @@ def _selections(scale_name: str) -> list[tuple]:
     shares = {max(1, round(share * size.depth)): share for share in reversed(SHARES)}
     every = study.selections(scale_name)
     found = {
-        name: {spec.seed: (spec, result) for spec in specs if (result := store.read(spec))}
+        name: {
+            spec.seed: (spec, result)
+            for spec in specs
+            if (result := store.read(spec)) and result.status == "done"
+        }
         for name, specs in every.items()
     }
     truth = {seed: result.metrics["sets"] for seed, (_, result) in found["exhaustive"].items()}
@@ -146,6 +150,17 @@ def jaccard(one: str, other: str) -> float:
     return len(a & b) / len(a | b)
 
 
+def jaccard_by_chance(full: int, depth: int) -> float:
+    """Mean Jaccard index of two sets of so many blocks of that depth, both drawn at random.
+
+    >>> round(jaccard_by_chance(1, 8), 3), round(jaccard_by_chance(4, 8), 3)
+    (0.125, 0.356)
+    """
+    shared = range(max(0, 2 * full - depth), full + 1)
+    ways = {both: comb(full, both) * comb(depth - full, full - both) for both in shared}
+    return sum(n * both / (2 * full - both) for both, n in ways.items()) / comb(depth, full)
+
+
 def overlaps(chosen: dict[str, str]) -> dict[tuple[str, str], float]:
     """Jaccard index of every pair of names, each with its layout."""
     return {(a, b): jaccard(chosen[a], chosen[b]) for a, b in combinations(chosen, 2)}
@@ -184,7 +199,8 @@ def _far(result: Result) -> float:
 def _untaught(scale_name: str, store: Store) -> list[tuple]:
     """A row for each study if the teacher's accuracy on the passkeys is below `LEARNT`."""
     specs = [spec for specs in study.selections(scale_name).values() for spec in specs]
-    taught = [result.metrics["teacher_passkey"] for spec in specs if (result := store.read(spec))]
+    results = filter(None, map(store.read, specs))
+    taught = [result.metrics["teacher_passkey"] for result in results if result.status == "done"]
     if not taught or taught[0] >= LEARNT:
         return []
     why = f"the teacher reads {taught[0]:.2f} of its passkeys"

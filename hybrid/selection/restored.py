@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hybrid.conversion import Stage
 from hybrid.data.module import TaskData
@@ -27,7 +28,9 @@ class Restoration(Selector):
     divergence that is left. The lower it is, the more the block matters.
 
     All parameters of the hybrid learn. Every block's hybrid starts from the same second mixers and reads the
-    same batches. A score is not renewed once other blocks are restored.
+    same batches. The divergence is that of the batches which come after the last one of the distillation:
+    the same mixture, which no block's hybrid has learnt from. A score is not renewed once other blocks are
+    restored.
 
     Source: GA-S2 of "Distilling to hybrid attention models via KL-guided layer selection", 2512.20569, and
     its code, fla-org/hybrid-distillation, which lets attention learn faster than the rest
@@ -39,7 +42,7 @@ class Restoration(Selector):
     stage: Stage
     """The distillation of each block."""
     sequences: int = 64
-    """Held-out sequences of text, at the stage's length, that the divergence is measured on."""
+    """Sequences that the divergence is measured on, at least; they come in whole batches."""
 
     def __post_init__(self) -> None:
         check_sequences(self.sequences)
@@ -56,41 +59,48 @@ class Restoration(Selector):
         check_budgets(budgets, morphable.depth)
         device = next(morphable.parameters()).device
         data = TaskData(self.stage.task(problem.data.task), self.stage.train, problem.data.seed)
+        fresh = self.fresh(data)
         rows, curve = [], []
         for block in range(morphable.depth):
             model = morphable.hybrid(Layout.from_full([block], morphable.depth))
-            row = {"block": block, "kl_start": divergence(morphable.teacher, model, data, self.sequences)}
+            row = {"block": block, "kl_start": divergence(morphable.teacher, model, fresh)}
             course = LearningCurve(lambda module: {})
             folder = problem.folder / f"block_{block}" if problem.folder is not None else None
             lit = LitDistill(morphable.teacher, model, self.stage)
             train(lit, data, course, folder=folder, progress=False)
             # Lightning leaves what it trained on the CPU.
             lit.to(device)
-            rows.append(row | {"kl": divergence(morphable.teacher, model, data, self.sequences)})
+            rows.append(row | {"kl": divergence(morphable.teacher, model, fresh)})
             curve += [{"block": block} | point for point in course.curve]
         return by_scores(
             [-row["kl"] for row in rows],
             budgets,
-            tokens=morphable.depth * self._tokens(data),
+            tokens=morphable.depth * self._tokens(data, fresh),
             curve=curve,
             tables={"restored": rows},
         )
 
-    def _tokens(self, data: TaskData) -> int:
-        """Of one block: its distillation, and teacher and hybrid on the held-out text, twice."""
+    def fresh(self, data: TaskData) -> list[Tensor]:
+        """The batches [B, T] that the divergence is measured on."""
+        first = self.stage.train.steps * self.stage.train.accumulate
+        count = -(-self.sequences // data.rows)
+        return [data.train_batch(first + index)["input_ids"] for index in range(count)]
+
+    def _tokens(self, data: TaskData, fresh: list[Tensor]) -> int:
+        """Of one block: its distillation, and teacher and hybrid on the fresh batches, twice."""
         run = self.stage.train
-        held_out = sum(batch["input_ids"].numel() for batch in data.val_text_batches(self.sequences))
-        return PASSES * run.steps * run.batch_size * data.task.seq_len + 2 * 2 * held_out
+        measured = sum(ids.numel() for ids in fresh)
+        return PASSES * run.steps * run.batch_size * data.task.seq_len + 2 * 2 * measured
 
 
 @torch.no_grad()
-def divergence(teacher: HybridLM, model: HybridLM, data: TaskData, sequences: int) -> float:
+def divergence(teacher: HybridLM, model: HybridLM, batches: Iterable[Tensor]) -> float:
     """Forward KL divergence ``sum_v p(v) (log p(v) - log q(v))`` from the teacher's prediction p to the
-    model's q, mean over the positions of held-out text, in nats."""
+    model's q, mean over all positions of the batches of ids [B, T], in nats."""
     device = next(model.parameters()).device
     nats, tokens = 0.0, 0
-    for batch in data.val_text_batches(sequences):
-        ids = batch["input_ids"].to(device)
+    for batch in batches:
+        ids = batch.to(device)
         q, p = (net(ids).logits.float().log_softmax(-1) for net in (model, teacher))
         nats += F.kl_div(q, p, reduction="sum", log_target=True).item()
         tokens += ids.numel()

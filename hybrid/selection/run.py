@@ -11,7 +11,8 @@ from hybrid import provenance
 from hybrid.data.module import TaskData
 from hybrid.distillation import aligned, device
 from hybrid.evaluation import passkey_accuracy
-from hybrid.selection.base import Problem, SelectSpec
+from hybrid.loop import Diverged, number_format, resolved
+from hybrid.selection.base import Problem, Selection, SelectSpec
 from hybrid.store import Result
 
 DATA_SEED = 40_000
@@ -22,24 +23,38 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
     """The trainer of a `SelectSpec`.
 
     Metrics: ``layouts``, rows ``budget``, ``draw``, ``layout``; ``scores``, rows ``block``, ``score``; the
-    method's own tables; ``selection_tokens``; ``teacher_passkey``, the teacher's accuracy on the passkeys at
-    their home length: what it has not learnt cannot be kept. The seconds are those of the selector alone:
-    neither the teacher nor the second mixers, which every selector needs, are in them.
+    method's own tables; ``selection_tokens``; ``teacher_passkey``, the teacher's accuracy on the reported
+    passkeys at their home length: what it has not learnt cannot be kept. The seconds are those of the
+    selector alone: neither the teacher nor the second mixers, which every selector needs, are in them.
+
+    A selector measures on questions and windows of text of its own (`TaskData`), of the same kinds as those
+    that results are reported on. A training whose loss was not finite, stage 1 too, makes the result
+    "failed", with no layouts.
     """
-    morphable = aligned(spec.align)
-    run = spec.align.teacher
-    data = TaskData(run.task, run.train, DATA_SEED + spec.seed)
-    spec.passkeys.check(run.model, run.task)
-    home = spec.passkeys.eval_lengths[0]
-    taught = passkey_accuracy(morphable.teacher, data, spec.passkeys, home)[0]["accuracy"]
+    spec.passkeys.check(spec.align.teacher.model, spec.align.teacher.task)
+    run, seed = spec.align.teacher, DATA_SEED + spec.seed
     folder = Path(checkpoint_dir) if checkpoint_dir is not None else None
-    torch.manual_seed(DATA_SEED + spec.seed)
-    start = time.perf_counter()
-    found = spec.selector.select(Problem(morphable, data, spec.passkeys, folder), spec.budgets)
-    if device() == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    metrics = {
+    status, message, seconds, metrics, found = "done", "", 0.0, {}, Selection({})
+    try:
+        morphable = aligned(spec.align)
+        torch.manual_seed(seed)
+        with number_format(run.train.precision):
+            taught = passkey_accuracy(
+                morphable.teacher,
+                TaskData(run.task, run.train, seed),
+                spec.passkeys,
+                spec.passkeys.eval_lengths[0],
+            )
+            start = time.perf_counter()
+            data = TaskData(run.task, run.train, seed, asked="select")
+            found = spec.selector.select(Problem(morphable, data, spec.passkeys, folder), spec.budgets)
+            if device() == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+        metrics = {"teacher_passkey": taught[0]["accuracy"], **found.tables}
+    except Diverged as error:
+        status, message = "failed", str(error)
+    metrics |= {
         "layouts": [
             {"budget": budget, "draw": draw, "layout": str(layout)}
             for budget, layouts in found.layouts.items()
@@ -47,8 +62,8 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
         ],
         "scores": [{"block": i, "score": score} for i, score in enumerate(found.scores or [])],
         "selection_tokens": found.tokens,
-        "teacher_passkey": taught,
-        **found.tables,
     }
-    evidence = provenance.collect(seconds=seconds, tokens=found.tokens, layer=spec.layer)
-    return Result(spec.run_id, spec, "done", "", metrics, found.curve, evidence)
+    evidence = provenance.collect(
+        seconds=seconds, tokens=found.tokens, layer=spec.layer, precision=resolved(run.train.precision)
+    )
+    return Result(spec.run_id, spec, status, message, metrics, found.curve, evidence)

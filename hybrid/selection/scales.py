@@ -38,14 +38,15 @@ class SelectionScale:
     gates: TrainConfig
     """FlashMorph's gates."""
     learn: Stage
-    """ConSA's first stage, masks and weights."""
+    """ConSA's first stage, masks and weights, on plain text, as published."""
     mask_lr: float
-    """Learning rate of ConSA's masks and gates: at 0.2 an alpha of 5 reaches 0 within 25 steps."""
+    """Learning rate of ConSA's masks: at 0.2 an alpha of 5 reaches 0 within 25 steps."""
     multiplier_lr: float
     """Learning rate of its multipliers; the laptop's is the largest of those of `study.mask_rates` whose
     rounded masks miss the share by the fewest units, by head and by block together."""
     train: Stage
-    """ConSA's second stage, masks fixed."""
+    """ConSA's second stage, masks fixed, on the teacher's mixture, so that all arms are measured on what they
+    were trained on."""
     window: int
     """Tokens of ConSA's window, a quarter of the teacher's length: far below it, or full attention and the
     window are one."""
@@ -53,6 +54,8 @@ class SelectionScale:
     """Retrieval texts, measured up to four times the teacher's length."""
     sequences: int
     """Held-out texts behind each number of a selector."""
+    gate_lr: float = 0.02
+    """Learning rate of scalar gates in place of masks; DuoAttention's."""
     most: int = 500
     """Sets that the exhaustive search may try."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -89,7 +92,7 @@ SELECTION: dict[str, SelectionScale] = {
         finetune=_stage(4, 8, 1e-3, final=1.0, seq_len=128),
         restore=_stage(2, 8, 1e-3),
         gates=replace(GATES, steps=4, batch_size=8, eval_every=2),
-        learn=_stage(4, 8, 1e-3),
+        learn=_stage(4, 8, 1e-3, recall_fraction=0.0),
         mask_lr=0.2,
         multiplier_lr=0.05,
         train=_stage(4, 8, 1e-3),
@@ -109,7 +112,7 @@ SELECTION: dict[str, SelectionScale] = {
         finetune=_stage(40, 6, 3e-4, final=1.0, seq_len=128),
         restore=_stage(40, 12, 1e-3),
         gates=replace(GATES, steps=150, batch_size=16, eval_every=15),
-        learn=_stage(120, 8, 1e-3),
+        learn=_stage(120, 8, 1e-3, recall_fraction=0.0),
         mask_lr=0.3,
         multiplier_lr=0.05,
         train=_stage(160, 8, 1e-3),
@@ -129,7 +132,7 @@ SELECTION: dict[str, SelectionScale] = {
         finetune=_stage(150, 32, 1e-4, final=1.0, seq_len=512),
         restore=_stage(150, 64, 5e-4),
         gates=replace(GATES, steps=400, batch_size=32, eval_every=20),
-        learn=_stage(300, 64, 5e-4),
+        learn=_stage(300, 64, 5e-4, recall_fraction=0.0),
         mask_lr=0.1,
         multiplier_lr=0.05,
         train=_stage(900, 64, 5e-4),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,16 +91,40 @@ class RecallDrop(Selector):
 
         Raises ``ValueError`` for a budget that the depth cannot meet, or a teacher that cannot read a task.
         """
-        depth = problem.morphable.depth
-        check_budgets(budgets, depth)
+        check_budgets(budgets, problem.morphable.depth)
         check_recall(problem)
-        rows, tokens = [], 0
-        for block in (None, *range(depth)):
-            model = Arranged(problem.morphable, without(block, depth))
-            rows.append({"block": block, "recall": recall(model, problem, self.sequences)})
-            tokens += model.tokens
+        rows, tokens = recall_of_each(problem, without, self.sequences)
         scores = [rows[0]["recall"] - row["recall"] for row in rows[1:]]
         return by_scores(scores, budgets, tokens=tokens, tables={"replaced": rows})
+
+
+@dataclass(frozen=True)
+class RecallAlone(Selector):
+    """The recall that comes back when a block alone stays full: s_i = `recall` of the hybrid that is linear
+    everywhere but in block i, untrained.
+
+    The other end of `RecallDrop`: there all other blocks can stand in for the one that is replaced, here
+    none can. It restores one block as `Restoration` does, without its training.
+    """
+
+    kind = "recall_alone"
+
+    sequences: int = 64
+    """Texts behind the accuracy on each task."""
+
+    def __post_init__(self) -> None:
+        check_sequences(self.sequences)
+
+    def select(self, problem: Problem, budgets: Sequence[int]) -> Selection:
+        """Table ``alone``: rows ``block`` (None: no block is full) and ``recall``, in percent.
+
+        Raises ``ValueError`` for a budget that the depth cannot meet, or a teacher that cannot read a task.
+        """
+        check_budgets(budgets, problem.morphable.depth)
+        check_recall(problem)
+        rows, tokens = recall_of_each(problem, alone, self.sequences)
+        scores = [row["recall"] for row in rows[1:]]
+        return by_scores(scores, budgets, tokens=tokens, tables={"alone": rows})
 
 
 @dataclass(frozen=True)
@@ -164,6 +188,24 @@ def halo_ratio(recall: Sequence[float], common: Sequence[float]) -> list[float]:
 def without(block: int | None, depth: int) -> Layout:
     """The layout in which that block alone is not full; None: all are."""
     return Layout.from_full([index for index in range(depth) if index != block], depth)
+
+
+def alone(block: int | None, depth: int) -> Layout:
+    """The layout in which that block alone is full; None: none is."""
+    return Layout.from_full([] if block is None else [block], depth)
+
+
+def recall_of_each(
+    problem: Problem, arranged: Callable[[int | None, int], Layout], sequences: int
+) -> tuple[list[dict], int]:
+    """`recall` of the layouts of no block and of every block: rows ``block`` and ``recall``; and the tokens
+    that were read."""
+    rows, tokens, depth = [], 0, problem.morphable.depth
+    for block in (None, *range(depth)):
+        model = Arranged(problem.morphable, arranged(block, depth))
+        rows.append({"block": block, "recall": recall(model, problem, sequences)})
+        tokens += model.tokens
+    return rows, tokens
 
 
 def recall(model: nn.Module, problem: Problem, sequences: int) -> float:

@@ -17,7 +17,7 @@ from hybrid.selection.flashmorph import FlashMorph
 from hybrid.selection.masks import kept
 from hybrid.selection.restored import Restoration
 from hybrid.selection.scales import SelectionScale, selection_scale
-from hybrid.selection.scored import HaloRatio, OutputError, RecallDrop
+from hybrid.selection.scored import HaloRatio, OutputError, RecallAlone, RecallDrop
 from hybrid.specs import Spec
 from hybrid.store import Store
 from hybrid.studies import SWEEP_SEED
@@ -74,6 +74,7 @@ def selectors(scale_name: str) -> dict[str, Selector]:
         "random": Random(),
         "output error": OutputError(sequences=size.sequences),
         "recall drop": RecallDrop(sequences=size.sequences),
+        "recall alone": RecallAlone(sequences=size.sequences),
         "HALO": HaloRatio(sequences=size.sequences),
         "KL-LS": Restoration(size.restore, sequences=size.sequences),
         "FlashMorph": FlashMorph(train=size.gates),
@@ -173,8 +174,7 @@ def follow_up(size: SelectionScale, spec: SelectSpec, layout: str) -> HybridSpec
 def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpec]]:
     """Name of an arm of ConSA's study -> its runs, one a seed and share."""
     size, seeds = selection_scale(scale_name), seeds_of(scale_name, seeds)
-    gates = {"mask_lr": size.mask_lr}
-    learnt = gates | {"multiplier_lr": size.multiplier_lr}
+    learnt = {"mask_lr": size.mask_lr, "multiplier_lr": size.multiplier_lr}
 
     def runs(branch: str = "window", shares: Iterable[float | None] = CHEAP_SHARES, **arm) -> list[ConsaSpec]:
         return [_masked(scale_name, seed, branch, share=share, **arm) for seed in seeds for share in shares]
@@ -186,7 +186,7 @@ def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpe
         "ConSA, blocks": runs(**learnt),
         "ConSA, heads of all blocks": runs(units="head", **learnt),
         "ConSA, heads of each block": runs(units="head", scope="layer", **learnt),
-        "scalar gates, blocks": runs(method="l1", **gates),
+        "scalar gates, blocks": runs(method="l1", mask_lr=size.gate_lr),
         "ConSA, full against linear": runs(BRANCH, shares=[0.5], **learnt),
     }
 

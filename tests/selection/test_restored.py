@@ -25,6 +25,12 @@ def stage_batches(given):
     return TaskData(STAGE.task(given.data.task), STAGE.train, given.data.seed)
 
 
+def unseen(data, sequences):
+    """Batches of the mixture that follow the last one of the distillation."""
+    rows = STAGE.train.batch_size
+    return [data.train_batch(STAGE.train.steps + i)["input_ids"] for i in range(-(-sequences // rows))]
+
+
 def test_the_block_whose_second_mixer_fails_wins(monkeypatch):
     given = planted(monkeypatch, 4, needed=(2,))
     gentle = Stage(replace(TRAIN, lr=1e-5))
@@ -58,7 +64,9 @@ def test_a_distillation_is_the_textbook_loop():
         (p * (p / q).log()).sum(-1).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.clip)
         optimizer.step()
-    assert found.tables["restored"][1]["kl"] == pytest.approx(divergence(teacher, model, data, 4), rel=1e-3)
+    assert found.tables["restored"][1]["kl"] == pytest.approx(
+        divergence(teacher, model, unseen(data, 4)), rel=1e-3
+    )
     assert found.tables["restored"][1]["kl"] < found.tables["restored"][1]["kl_start"]
 
 
@@ -66,14 +74,32 @@ def test_the_divergence_is_the_sum_by_hand():
     given = problem(2)
     teacher, model, data = given.morphable.teacher, given.morphable.hybrid("LL"), stage_batches(given)
     total, positions = 0.0, 0
-    for batch in data.val_text_batches(4):
-        for ids in batch["input_ids"].to(device()):
+    batches = unseen(data, 4)
+    for batch in batches:
+        for ids in batch.to(device()):
             p, q = (net(ids[None]).logits[0].double().softmax(-1) for net in (teacher, model))
             for one, other in zip(p, q, strict=True):
                 total += sum(a * (a / b).log() for a, b in zip(one, other, strict=True)).item()
                 positions += 1
-    assert divergence(teacher, model, data, 4) == pytest.approx(total / positions, rel=1e-4)
-    assert positions == 4 * 32
+    assert divergence(teacher, model, batches) == pytest.approx(total / positions, rel=1e-4)
+    assert positions == 2 * 3 * 32
+
+
+def test_blocks_are_ranked_by_what_no_hybrid_has_learnt_from(monkeypatch):
+    """The mixture of the distillation with its recall, and no batch of it twice."""
+    mixed, read = Stage(replace(TRAIN, batch_size=6), recall_fraction=0.5), []
+    batch = TaskData.train_batch
+
+    def spied(data, index, *more):
+        made = batch(data, index, *more)
+        read.append((index, made["is_recall"].sum().item()))
+        return made
+
+    monkeypatch.setattr(TaskData, "train_batch", spied)
+    Restoration(mixed, sequences=7).select(problem(2), (1,))
+    steps = list(range(TRAIN.steps))
+    assert [index for index, _ in read] == [TRAIN.steps, TRAIN.steps + 1, *steps, *steps]
+    assert all(recall == 3 for _, recall in read)
 
 
 class Killed(Exception):

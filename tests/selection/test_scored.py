@@ -15,9 +15,15 @@ from hybrid.distillation import device
 from hybrid.evaluation import passkey_accuracy, suite_accuracy
 from hybrid.layout import Layout
 from hybrid.selection.base import top
-from hybrid.selection.scored import Arranged, HaloRatio, OutputError, RecallDrop, halo_ratio
+from hybrid.selection.scored import Arranged, HaloRatio, OutputError, RecallAlone, RecallDrop, halo_ratio
 
-SELECTORS = (OutputError(), OutputError(normalised=True, sequences=3), RecallDrop(3), HaloRatio(3))
+SELECTORS = (
+    OutputError(),
+    OutputError(normalised=True, sequences=3),
+    RecallDrop(3),
+    RecallAlone(3),
+    HaloRatio(3),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +129,24 @@ def test_output_errors_are_those_of_each_mixer_on_the_teachers_stream():
     assert [row["block"] for row in plain.tables["errors"]] == [0, 1, 2]
 
 
+def test_recall_alone_is_of_the_hybrids_with_one_full_block():
+    given = problem(3)
+    found = RecallAlone(sequences=5).select(given, (1, 2))
+    rows = found.tables["alone"]
+    assert [row["block"] for row in rows] == [None, 0, 1, 2]
+    for row, layout in zip(rows, ("LLL", "FLL", "LFL", "LLF"), strict=True):
+        expected = recall_of(given.morphable.hybrid(layout), given, 5)
+        assert row["recall"] == pytest.approx(expected)
+    assert found.scores == [row["recall"] for row in rows[1:]]
+
+
+def test_the_one_block_that_is_needed_brings_recall_back(monkeypatch):
+    given = planted(monkeypatch, 4, needed=(2,))
+    found = RecallAlone(sequences=6).select(given, (1,))
+    assert found.tables["alone"][0]["recall"] < 90 and found.scores[2] == 100
+    assert found.layouts[1] == [Layout("LLFL")]
+
+
 def test_only_silent_mixers_have_an_error(monkeypatch):
     given = planted(monkeypatch, 4, needed=(1, 3))
     scores = OutputError(normalised=True).select(given, (2,)).scores
@@ -156,7 +180,7 @@ def test_impossible_budgets_are_refused_before_any_work(selector, monkeypatch):
     assert counter.tokens == 0
 
 
-@pytest.mark.parametrize("selector", [RecallDrop(3), HaloRatio(3)], ids=str)
+@pytest.mark.parametrize("selector", [RecallDrop(3), RecallAlone(3), HaloRatio(3)], ids=str)
 def test_a_teacher_that_cannot_read_the_tasks_is_refused_before_any_work(selector, monkeypatch):
     given, counter = problem(2), Counter(monkeypatch)
     unknown = replace(given, data=TaskData(replace(TASK, suite_fraction=0.0), TRAIN, 0))
@@ -168,7 +192,7 @@ def test_a_teacher_that_cannot_read_the_tasks_is_refused_before_any_work(selecto
     assert counter.tokens == 0
 
 
-@pytest.mark.parametrize("kind", [OutputError, RecallDrop, HaloRatio])
+@pytest.mark.parametrize("kind", [OutputError, RecallDrop, RecallAlone, HaloRatio])
 def test_wrong_settings_are_refused(kind):
     for value in (0, -1, 2.0, True, None):
         with pytest.raises(ValueError, match=f"sequences must be a whole number.*got {value!r}"):

@@ -6,7 +6,12 @@ import pytest
 
 from hybrid import distillation, frames, kinds, runs, studies, training
 from hybrid.conversion import HybridSpec
+from hybrid.data.module import TaskData
+from hybrid.data.passkeys import Passkeys
+from hybrid.distillation import aligned
 from hybrid.selection import observations, scales, study
+from hybrid.selection.consa import consa
+from hybrid.selection.run import select
 from hybrid.store import Store
 
 
@@ -116,6 +121,53 @@ def test_the_smallest_study_runs_through(empty):
     for spec in study.given("smoke")["FlashMorph's blocks"]:
         assert str(spec.given) in [row["layout"] for row in Store().read(chosen).metrics["layouts"]]
         assert Store().read(spec).metrics["layout"] == str(spec.given).replace("L", "W")
+
+
+@pytest.mark.parametrize("name", study.selectors("smoke"))
+def test_no_selector_chooses_on_the_questions_it_is_judged_by(name, empty, monkeypatch):
+    """All but the exhaustive search, the truth that the others are ranked by."""
+    read = []
+    for kind, batches in (
+        (Passkeys, "eval_batches"),
+        (TaskData, "val_text_batches"),
+        (TaskData, "suite_eval_batches"),
+    ):
+        made = getattr(kind, batches)
+
+        def spied(self, *args, made=made):
+            read.append(next(part.asked for part in (self, *args) if isinstance(part, TaskData)))
+            return made(self, *args)
+
+        monkeypatch.setattr(kind, batches, spied)
+    spec = study.selections("smoke")[name][0]
+    aligned(spec.align)
+    read.clear()
+    assert select(spec, progress=False).status == "done"
+    # Whether the teacher has learnt its passkeys is asked of those that are reported.
+    assert read[0] == "eval"
+    assert set(read[1:]) <= ({"eval"} if name == "exhaustive" else {"select"})
+
+
+def test_a_diverged_alignment_makes_failed_results(empty):
+    size = scales.selection_scale("smoke")
+    wild = replace(size.align, train=replace(size.align.train, lr=1e30))
+    spec = study.selections("smoke")["random"][0]
+    result = select(replace(spec, align=replace(spec.align, stage=wild)), progress=False)
+    assert result.status == "failed" and "not finite" in result.message and not result.metrics["layouts"]
+    linear = study.masks("smoke")["ConSA, full against linear"][0]
+    result = consa(replace(linear, align=replace(linear.align, stage=wild)), progress=False)
+    assert result.status == "failed" and "not finite" in result.message and not result.metrics["stages"]
+
+
+@pytest.mark.parametrize("scale", scales.SELECTION)
+def test_masks_learn_on_plain_text_and_scalar_gates_at_a_rate_of_their_own(scale):
+    size = scales.selection_scale(scale)
+    for name, specs in study.masks(scale).items():
+        for spec in specs:
+            assert spec.learn.task(spec.align.teacher.task).recall_fraction == 0
+            assert spec.train.task(spec.align.teacher.task).recall_fraction > 0
+            if spec.method in ("l1", "lagrangian"):
+                assert spec.mask_lr == (size.gate_lr if name.startswith("scalar") else size.mask_lr)
 
 
 @pytest.mark.parametrize("scale", scales.SELECTION)
