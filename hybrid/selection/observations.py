@@ -39,7 +39,7 @@ def observed(scale_name: str) -> pandas.DataFrame:
     - at share 0, ``log2 tokens`` and ``log2 seconds`` of the selection itself.
 
     Of an arm of ConSA, for each share: ``loss``, ``passkey`` and ``passkey far`` after the second stage;
-    ``gap``; ``miss``, the distance of the rounded share from the target, in units; and ``middle``.
+    ``gap``; ``miss``, by `missed`; and ``middle``.
 
     A row with the metric ``untaught`` says that the teacher has not learnt its passkeys.
     """
@@ -112,8 +112,7 @@ def _masks(scale_name: str) -> list[tuple]:
                 "middle": middle([row["full"] for row in metrics["pattern"]]),
             }
             if spec.share is not None:
-                units = len(metrics["masks"])
-                values["miss"] = abs(metrics["rounded"] - spec.share) * units
+                values["miss"] = missed(spec, metrics)
             if metrics.get("gap") is not None:
                 values["gap"] = metrics["gap"]
             shares = study.CHEAP_SHARES if spec.share is None else (spec.share,)
@@ -164,6 +163,15 @@ def jaccard_by_chance(full: int, depth: int) -> float:
 def overlaps(chosen: dict[str, str]) -> dict[tuple[str, str], float]:
     """Jaccard index of every pair of names, each with its layout."""
     return {(a, b): jaccard(chosen[a], chosen[b]) for a, b in combinations(chosen, 2)}
+
+
+def missed(spec: ConsaSpec, metrics: dict) -> float:
+    """Units by which the rounded masks miss their share; where each block has a constraint of its own, those
+    of the worst block."""
+    full = [row["z"] for row in metrics["masks"]]
+    size = spec.shape[1] if spec.scope == "layer" else len(full)
+    groups = [full[start : start + size] for start in range(0, len(full), size)]
+    return max(abs(size - sum(group) - spec.share * size) for group in groups)
 
 
 def middle(full: list[float]) -> float:

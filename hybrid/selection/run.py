@@ -16,7 +16,8 @@ from hybrid.selection.base import Problem, Selection, SelectSpec
 from hybrid.store import Result
 
 DATA_SEED = 40_000
-"""Added to the seed of a spec: a selector reads other batches than those its models were trained on."""
+"""Added to the seed of a spec: batches that a selector trains on, and what it draws, are not those that its
+models were trained with."""
 
 
 def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progress: bool = True) -> Result:

@@ -1,9 +1,12 @@
 """What claims about layer selection read, and the rule that adds it up: planted stores, planted answers."""
 
+from itertools import combinations
+
 import pandas as pd
 import pytest
 
 from hybrid import rules
+from hybrid.layout import Layout
 from hybrid.provenance import LOADED
 from hybrid.rules.choices import Choices
 from hybrid.selection import observations, scales, study
@@ -177,3 +180,21 @@ def test_stored_selections_become_observations(tmp_path, monkeypatch):
     assert (mine["passkey converted", small], mine["passkey finetune", small]) == (0.2, 0.75)
     assert mine["loss distill", small] == 2.5 and mine["passkey far", small] == 0.375
     assert ("passkey finetune", mid) not in mine and not (seen["metric"] == "untaught").any()
+
+
+def test_a_miss_is_counted_in_units_and_by_block_where_blocks_have_constraints():
+    masks = {name: specs for name, specs in study.masks("laptop").items() if name.startswith("ConSA, heads")}
+    together, apart = (specs[1] for specs in masks.values())
+    assert (together.share, together.shape, apart.scope) == (0.5, (8, 4), "layer")
+    # Three blocks of eight are off: by two windows too many, two too few, and one too many.
+    windows = [4, 0, 3, 2, 2, 2, 2, 2]
+    rows = [{"z": int(head >= count)} for count in windows for head in range(4)]
+    assert observations.missed(together, {"masks": rows}) == 1
+    assert observations.missed(apart, {"masks": rows}) == 2
+
+
+@pytest.mark.parametrize(("full", "depth"), [(1, 8), (2, 8), (4, 8), (5, 6), (3, 3)])
+def test_overlap_by_chance_is_the_mean_over_all_pairs_of_sets(full, depth):
+    sets = [str(Layout.from_full(chosen, depth)) for chosen in combinations(range(depth), full)]
+    pairs = [observations.jaccard(one, other) for one in sets for other in sets]
+    assert observations.jaccard_by_chance(full, depth) == pytest.approx(sum(pairs) / len(pairs))
