@@ -195,7 +195,7 @@ class LitL1(LitMasked):
     stay full. The weights learn too, so that the arms differ in nothing but their masks.
 
     Source: the ablation of ConSA, 2606.18056, after LoZA (2512.23966) and DuoAttention (2410.10819), known
-    at second hand; start and weight are DuoAttention's.
+    at second hand; start and default weight are DuoAttention's.
     """
 
     def __init__(self, masked: nn.Module, spec: ConsaSpec) -> None:

@@ -57,6 +57,9 @@ class SelectionScale:
     """Held-out texts behind each number of a selector."""
     gate_lr: float = 0.02
     """Learning rate of scalar gates in place of masks; DuoAttention's."""
+    gate_price: float = 0.05
+    """Weight of their mean in the loss (`ConsaSpec.l1`). DuoAttention's is 0.05, beside another loss; the
+    laptop's is that of `study.mask_rates` under which the gates differ the most."""
     most: int = 500
     """Sets that the exhaustive search may try."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -116,6 +119,7 @@ SELECTION: dict[str, SelectionScale] = {
         learn=_stage(360, 8, 1e-3, recall_fraction=0.0),
         mask_lr=0.3,
         multiplier_lr=0.05,
+        gate_price=0.00625,
         train=_stage(160, 8, 1e-3),
         window=16,
         # One symbol each: a teacher of this size finds a longer passkey and loses its way to the second one.

@@ -186,16 +186,22 @@ def masks(scale_name: str, seeds: Sequence[int] = ()) -> dict[str, list[ConsaSpe
         "ConSA, blocks": runs(**learnt),
         "ConSA, heads of all blocks": runs(units="head", **learnt),
         "ConSA, heads of each block": runs(units="head", scope="layer", **learnt),
-        "scalar gates, blocks": runs(method="l1", mask_lr=size.gate_lr),
+        "scalar gates, blocks": runs(method="l1", mask_lr=size.gate_lr, l1=size.gate_price),
         "ConSA, full against linear": runs(BRANCH, shares=[0.5], **learnt),
     }
 
 
 def mask_rates(scale_name: str) -> list[ConsaSpec]:
     """What `SelectionScale.multiplier_lr` was chosen from: ConSA by block and by head at half of this rate,
-    at it and at twice it, on `SWEEP_SEED`."""
+    at it and at twice it, on `SWEEP_SEED`; and `SelectionScale.gate_price`: scalar gates at half of this
+    price, at it, at twice it and at the published one."""
     size = selection_scale(scale_name)
-    return [
+    prices = dict.fromkeys([*(factor * size.gate_price for factor in (0.5, 1, 2)), ConsaSpec.l1])
+    gates = [
+        _masked(scale_name, SWEEP_SEED, "window", share=0.5, method="l1", mask_lr=size.gate_lr, l1=price)
+        for price in prices
+    ]
+    return gates + [
         _masked(
             scale_name,
             SWEEP_SEED,

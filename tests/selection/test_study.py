@@ -76,7 +76,14 @@ def test_rates_of_masks_are_compared_on_a_seed_no_study_reports(scale):
     specs = study.every("mask_rates", scale)
     assert {spec.seed for spec in specs} == {studies.SWEEP_SEED}
     assert all(spec.seed != studies.SWEEP_SEED for arm in study.masks(scale).values() for spec in arm)
-    assert scales.selection_scale(scale).multiplier_lr in {spec.multiplier_lr for spec in specs}
+    size = scales.selection_scale(scale)
+    by = {method: [s for s in specs if s.method == method] for method in ("lagrangian", "l1")}
+    assert sum(map(len, by.values())) == len(specs)
+    assert {s.multiplier_lr / size.multiplier_lr for s in by["lagrangian"]} == {0.5, 1, 2}
+    prices = {s.l1 for s in by["l1"]}
+    assert {factor * size.gate_price for factor in (0.5, 1, 2)} | {0.05} == prices
+    gates = study.masks(scale)["scalar gates, blocks"]
+    assert {s.l1 for s in gates} == {size.gate_price}
 
 
 def test_unknown_scales_are_refused():
