@@ -55,6 +55,9 @@ class SelectionScale:
     """Retrieval texts, measured up to four times the teacher's length."""
     sequences: int
     """Held-out texts behind each number of a selector."""
+    seq_len: int | None = None
+    """Tokens of the teacher's training sequences; None: those of the scale of the same name. The teacher is
+    measured at once, twice and four times this length."""
     gate_lr: float = 0.02
     """Learning rate of scalar gates in place of masks; DuoAttention's."""
     gate_price: float = 0.05
@@ -134,7 +137,7 @@ SELECTION: dict[str, SelectionScale] = {
         eval_sequences=128,
         align=_stage(1000, 64, 1e-3, final=0.01),
         distill=_stage(500, 64, 5e-4),
-        finetune=_stage(150, 32, 1e-4, final=1.0, seq_len=512),
+        finetune=_stage(150, 32, 1e-4, final=1.0, seq_len=1024),
         restore=_stage(150, 64, 5e-4),
         gates=replace(GATES, steps=400, batch_size=32, eval_every=20),
         learn=_stage(600, 64, 5e-4, recall_fraction=0.0),
@@ -142,9 +145,10 @@ SELECTION: dict[str, SelectionScale] = {
         multiplier_lr=0.05,
         train=_stage(900, 64, 5e-4),
         window=64,
-        passkeys=Passkeys(keys=8, size=3, lengths=(256,), eval_lengths=(256, 512, 1024), eval_sequences=128),
+        passkeys=Passkeys(keys=8, size=3, lengths=(512,), eval_lengths=(512, 1024, 2048), eval_sequences=128),
         sequences=128,
         most=1500,
+        seq_len=512,
     ),
 }
 

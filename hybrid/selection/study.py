@@ -36,12 +36,17 @@ class NotStored(ValueError):
 
 
 def teacher(scale_name: str) -> RunSpec:
-    """The run that trains the teacher: full attention in every block, on the task of the scale."""
+    """The run that trains the teacher: full attention in every block, on the task of the scale, at the length
+    of layer selection if it has its own."""
     size = selection_scale(scale_name)
     base = replace(SCALES[scale_name].resized(size.depth, size.teacher_steps), heads=size.heads)
     model = base.model(BRANCH, Layout.from_ratio("full", size.depth))
     model = replace(model, attn_kv_heads=size.kv_heads)
-    return RunSpec(model, replace(base.task, eval_sequences=size.eval_sequences), base.train, seed=0)
+    task = replace(base.task, eval_sequences=size.eval_sequences)
+    if size.seq_len is not None:
+        lengths = tuple(factor * size.seq_len for factor in (1, 2, 4))
+        task = replace(task, seq_len=size.seq_len, eval_lengths=lengths)
+    return RunSpec(model, task, base.train, seed=0)
 
 
 def alignment(scale_name: str, seed: int, branch: str = BRANCH) -> AlignSpec:

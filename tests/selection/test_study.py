@@ -29,7 +29,10 @@ def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
     assert len({spec.run_id for spec in specs}) == len(set(specs)) == len(specs)
     assert {spec.root for spec in specs} == {study.teacher(scale)}
     assert all(kinds.read(spec.to_dict()) == spec for spec in specs)
-    assert size.window <= study.teacher(scale).task.seq_len // 4
+    length = study.teacher(scale).task.seq_len
+    assert size.window <= length // 4
+    assert size.passkeys.lengths == (length,) and size.finetune.seq_len == 2 * length
+    assert set(size.passkeys.eval_lengths) <= {length, 2 * length, 4 * length}
     assert all(0 < budget < size.depth for budget in size.budgets)
 
 
