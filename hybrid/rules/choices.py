@@ -8,14 +8,25 @@ They read one row a seed, with columns ``study`` ("selection" or "consa"), ``nam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
+
+from hybrid import intervals
 from hybrid.rules.base import check_count, decides
-from hybrid.rules.contrasts import SEEDS, Contrast, Undecided
+from hybrid.rules.contrasts import SEEDS, Contrast, Undecided, limits
 from hybrid.rules.verdicts import COUNTS, Relation, Verdict, together
 
-if TYPE_CHECKING:
-    import pandas
+RANGES = {
+    "passkey": (0.0, 1.0),
+    "better": (0.0, 1.0),
+    "overlap": (0.0, 1.0),
+    "middle": (-1.0, 1.0),
+    "gap": (0.0, 1.0),
+    "miss": (0.0, float("inf")),
+}
+"""First word of a metric -> least and largest value; others have no such limits."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Choices:
         return f"{self.study}: {' '.join(parts)} is {relation} at {which}; paired by seed"
 
     @decides
-    def __call__(self, seen: pandas.DataFrame) -> Verdict:
+    def __call__(self, seen: pd.DataFrame) -> Verdict:
         """Decide from the observations of the rule's study."""
         mine = seen[seen["study"] == self.study]
         if untaught := mine.loc[mine["metric"] == "untaught", "name"].tolist():
@@ -87,8 +98,8 @@ class Choices:
         relation = Relation(self.kind, self.margin)
         return together([(self._contrast(mine, share), relation) for share in self.at], self.count)
 
-    def _contrast(self, seen: pandas.DataFrame, share: float) -> Contrast | Undecided:
-        total = 0.0
+    def _contrast(self, seen: pd.DataFrame, share: float) -> Contrast | Undecided:
+        by_term = []
         for term in self.terms:
             at = share if term.at is None else term.at
             rows = seen[
@@ -98,9 +109,12 @@ class Choices:
             ]
             by_name = rows.pivot_table(index="seed", columns="name", values="value", aggfunc="mean")
             by_name = by_name.reindex(columns=list(term.names))
-            total = total + term.weight * by_name.mean(axis=1, skipna=False)
-        values = total.dropna()
+            by_term.append(by_name.mean(axis=1, skipna=False))
+        means = pd.concat(by_term, axis=1).dropna().to_numpy()
         where = f"at {share:.3g}"
-        if len(values) < SEEDS:
-            return Undecided(f"{where}: needs {SEEDS} paired seeds; has {len(values)}")
-        return Contrast(where, values.to_numpy())
+        if len(means) < SEEDS:
+            return Undecided(f"{where}: needs {SEEDS} paired seeds; has {len(means)}")
+        weights = np.array([term.weight for term in self.terms])
+        ranges = [RANGES.get(term.metric.split()[0], intervals.ANY) for term in self.terms]
+        attainable, bounds = limits(means, weights, ranges)
+        return Contrast(where, means @ weights, "", "", means, attainable, bounds)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hybrid.config import MIXERS
+from hybrid.intervals import ANY
 from hybrid.scales import ARMS
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ class Contrast:
     """What was left out."""
     means: np.ndarray | None = None
     """[N, terms]: the mean of every term, seed by seed."""
-    attainable: tuple[float, float] = (-np.inf, np.inf)
+    attainable: tuple[float, float] = ANY
     """Least and largest mean it could have with the subtracted terms as they are and any others."""
-    bounds: tuple[float, float] = (-np.inf, np.inf)
+    bounds: tuple[float, float] = ANY
     """Least and largest value it can take."""
 
 
@@ -151,12 +152,25 @@ def contrast(runs: pandas.DataFrame, name: str, terms: Sequence[tuple[float, Cel
     seeds, missing = matrix(runs, [cells for _, cells in terms])
     check_seeds(len(seeds), missing)
     weights = np.array([weight for weight, _ in terms])
-    bounds = attainable = (-np.inf, np.inf)
-    if all(_chance(runs, cells.metric) is not None for _, cells in terms):
-        taken, most = np.minimum(weights, 0), float(weights[weights > 0].sum())
-        bounds = (float(taken.sum()), most)
-        attainable = tuple(float(taken @ seeds.mean(axis=0)) + gain for gain in (0.0, most))
-    return Contrast(name, seeds @ weights, missing, note, seeds, attainable, bounds)
+    ranges = [(0.0, 1.0) if _chance(runs, cells.metric) is not None else ANY for _, cells in terms]
+    return Contrast(name, seeds @ weights, missing, note, seeds, *limits(seeds, weights, ranges))
+
+
+def limits(
+    means: np.ndarray, weights: np.ndarray, ranges: Sequence[tuple[float, float]]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What a weighted sum of means could be: `Contrast.attainable` and `Contrast.bounds`.
+
+    Args:
+        means: [N, terms].
+        weights: [terms], none of them zero.
+        ranges: least and largest value of each term.
+    """
+    added = weights > 0
+    # A row a term: its least and its largest contribution.
+    ends = np.sort(np.asarray(ranges, dtype=float) * weights[:, None], axis=1)
+    fixed = float(weights[~added] @ means.mean(axis=0)[~added])
+    return tuple(fixed + ends[added].sum(axis=0)), tuple(ends.sum(axis=0))
 
 
 def matrix(runs: pandas.DataFrame, cells: Sequence[Cells]) -> tuple[np.ndarray, str]:

@@ -37,6 +37,21 @@ def test_a_difference_is_the_mean_over_names_paired_by_seed():
     assert choices(kind="below")(table(rows)).verdict == rules.NOT_SUPPORTED
 
 
+def test_intervals_of_shares_end_where_shares_do():
+    rows = seeds("a", [1.0, 0.3, 1.0]) + seeds("b", [0.0] * 3) + seeds("c", [0.0] * 3)
+    # The mean is 0.767, and Student's interval would end at 1.77; of a loss it does.
+    assert "+0.767 [-0.237, +1.000]" in choices()(table(rows)).evidence
+    losses = choices(terms=[[1, ["a"], "loss"], [-1, ["b", "c"], "loss"]])
+    assert "+0.767 [-0.237, +1.771]" in losses(table(rows, "loss")).evidence
+
+
+def test_a_lead_over_what_is_perfect_has_no_room():
+    rows = seeds("a", [0.9, 0.8, 1.0]) + seeds("b", [1.0] * 3) + seeds("c", [1.0] * 3)
+    verdict = choices()(table(rows))
+    assert (verdict.verdict, verdict.n) == (rules.INCONCLUSIVE, 0)
+    assert verdict.reason == "at 0.5 no room: beside the other side at most +0.000 is possible"
+
+
 def test_a_seed_that_one_term_lacks_does_not_count():
     rows = seeds("a", [0.9, 0.8, 1.0]) + seeds("b", [0.2, 0.1]) + seeds("c", [0.4, 0.3, 0.5])
     verdict = choices()(table(rows))
