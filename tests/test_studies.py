@@ -36,7 +36,9 @@ def test_laptop_grid_holds_every_model_once():
     assert ("retnet", "LLFLLF") in layouts
     assert sum(mixer == "full" for mixer, _ in layouts) == 1
     assert {s.model.conv for s in specs} == {4}
-    assert {s.model.conv for s in grid("laptop", arm="published")} == {"reference"}
+    second = study("grid_published", "laptop")
+    assert {s.model.conv for s in second} == {"reference"}
+    assert [s.seed for s in second] == [s.seed for s in specs] and {s.seed for s in specs} == {0, 1, 2}
 
 
 def test_every_model_has_the_rate_of_its_mixer():
