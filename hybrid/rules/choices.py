@@ -7,6 +7,7 @@ They read one row a seed, with columns ``study`` ("selection" or "consa"), ``nam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ import pandas as pd
 from hybrid import intervals
 from hybrid.rules.base import check_count, decides
 from hybrid.rules.contrasts import SEEDS, Contrast, Undecided, limits
-from hybrid.rules.verdicts import COUNTS, Relation, Verdict, together
+from hybrid.rules.verdicts import COUNTS, SUPPORTED, Relation, Verdict, decide, together
 
 RANGES = {
     "passkey": (0.0, 1.0),
@@ -66,9 +67,13 @@ class Choices:
     """See `Relation`."""
     count: str = "every"
     """How many of the comparisons must hold: "every", "most" or "some"."""
+    given: tuple[Term, ...] = ()
+    """Terms whose sum must be above 0 for a share to be compared: what was not there cannot be lost."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(t if isinstance(t, Term) else Term(*t) for t in self.terms))
+        for name in ("terms", "given"):
+            terms = (t if isinstance(t, Term) else Term(*t) for t in getattr(self, name))
+            object.__setattr__(self, name, tuple(terms))
         object.__setattr__(self, "at", tuple(self.at))
         Relation(self.kind, self.margin)
         check_count(self.count)
@@ -79,15 +84,11 @@ class Choices:
 
     def words(self) -> str:
         """The rule as a sentence."""
-        parts = [
-            f"{term.weight:+g} {term.metric} of {', '.join(term.names)}"
-            + (f" at {term.at:.3g}" if term.at is not None else "")
-            for term in self.terms
-        ]
         shares = ", ".join(f"{share:.3g}" for share in self.at)
         relation = Relation(self.kind, self.margin).words()
         which = f"{COUNTS[self.count]} of {shares}"
-        return f"{self.study}: {' '.join(parts)} is {relation} at {which}; paired by seed"
+        given = f", where {_words(self.given)} is above 0" if self.given else ""
+        return f"{self.study}: {_words(self.terms)} is {relation} at {which}{given}; paired by seed"
 
     @decides
     def __call__(self, seen: pd.DataFrame) -> Verdict:
@@ -99,22 +100,39 @@ class Choices:
         return together([(self._contrast(mine, share), relation) for share in self.at], self.count)
 
     def _contrast(self, seen: pd.DataFrame, share: float) -> Contrast | Undecided:
-        by_term = []
-        for term in self.terms:
-            at = share if term.at is None else term.at
-            rows = seen[
-                seen["name"].isin(term.names)
-                & (seen["metric"] == term.metric)
-                & ((seen["at"] - at).abs() < 1e-9)
-            ]
-            by_name = rows.pivot_table(index="seed", columns="name", values="value", aggfunc="mean")
-            by_name = by_name.reindex(columns=list(term.names))
-            by_term.append(by_name.mean(axis=1, skipna=False))
-        means = pd.concat(by_term, axis=1).dropna().to_numpy()
-        where = f"at {share:.3g}"
-        if len(means) < SEEDS:
-            return Undecided(f"{where}: needs {SEEDS} paired seeds; has {len(means)}")
-        weights = np.array([term.weight for term in self.terms])
-        ranges = [RANGES.get(term.metric.split()[0], intervals.ANY) for term in self.terms]
-        attainable, bounds = limits(means, weights, ranges)
-        return Contrast(where, means @ weights, "", "", means, attainable, bounds)
+        if self.given:
+            given = _sum(self.given, seen, share)
+            if isinstance(given, Undecided):
+                return given
+            if decide(given.values, bounds=given.bounds).verdict != SUPPORTED:
+                return Undecided(f"{given.name}: {_words(self.given)} is not shown to be above 0")
+        return _sum(self.terms, seen, share)
+
+
+def _words(terms: Sequence[Term]) -> str:
+    return " ".join(
+        f"{term.weight:+g} {term.metric} of {', '.join(term.names)}"
+        + (f" at {term.at:.3g}" if term.at is not None else "")
+        for term in terms
+    )
+
+
+def _sum(terms: Sequence[Term], seen: pd.DataFrame, share: float) -> Contrast | Undecided:
+    """The terms added up at a share, over the seeds that all of them have."""
+    by_term = []
+    for term in terms:
+        at = share if term.at is None else term.at
+        rows = seen[
+            seen["name"].isin(term.names) & (seen["metric"] == term.metric) & ((seen["at"] - at).abs() < 1e-9)
+        ]
+        by_name = rows.pivot_table(index="seed", columns="name", values="value", aggfunc="mean")
+        by_name = by_name.reindex(columns=list(term.names))
+        by_term.append(by_name.mean(axis=1, skipna=False))
+    means = pd.concat(by_term, axis=1).dropna().to_numpy()
+    where = f"at {share:.3g}"
+    if len(means) < SEEDS:
+        return Undecided(f"{where}: needs {SEEDS} paired seeds; has {len(means)}")
+    weights = np.array([term.weight for term in terms])
+    ranges = [RANGES.get(term.metric.split()[0], intervals.ANY) for term in terms]
+    attainable, bounds = limits(means, weights, ranges)
+    return Contrast(where, means @ weights, "", "", means, attainable, bounds)

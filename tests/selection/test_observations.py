@@ -52,6 +52,23 @@ def test_a_lead_over_what_is_perfect_has_no_room():
     assert verdict.reason == "at 0.5 no room: beside the other side at most +0.000 is possible"
 
 
+def test_what_was_not_there_cannot_be_lost():
+    """Half of a lead before less the lead after: positive where more than half is lost, or where none was."""
+    terms = [[0.5, ["a"], "loss before"], [-1, ["a"], "loss after"]]
+    erased = choices(terms=terms, given=[[1, ["a"], "loss before"]])
+    after = table(seeds("a", [0.1, 0.11, 0.12]), "loss after")
+    lead = table(seeds("a", [0.5, 0.6, 0.7]), "loss before")
+    assert erased(pd.concat([lead, after])).verdict == rules.SUPPORTED
+    none = table(seeds("a", [-0.1, 0.0, 0.1]), "loss before")
+    behind = table(seeds("a", [-0.3, -0.31, -0.32]), "loss after")
+    assert choices(terms=terms)(pd.concat([none, behind])).verdict == rules.SUPPORTED
+    verdict = erased(pd.concat([none, behind]))
+    assert (verdict.verdict, verdict.n) == (rules.INCONCLUSIVE, 0)
+    assert verdict.reason == "at 0.5: +1 loss before of a is not shown to be above 0"
+    assert erased(lead).reason == "at 0.5: needs 3 paired seeds; has 0"
+    assert "each of 0.5, where +1 loss before of a is above 0; paired" in erased.words()
+
+
 def test_a_seed_that_one_term_lacks_does_not_count():
     rows = seeds("a", [0.9, 0.8, 1.0]) + seeds("b", [0.2, 0.1]) + seeds("c", [0.4, 0.3, 0.5])
     verdict = choices()(table(rows))
