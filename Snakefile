@@ -7,9 +7,11 @@
 import sys
 from pathlib import Path
 
-from hybrid import runs, store, studies
+from hybrid.config.files import home
+from hybrid.runs import runner, store
+from hybrid.studies import catalogue
 
-HOME = store.home()
+HOME = home()
 RUNS = store.Store().root / "runs"
 SPECS = HOME / "_build" / "specs"
 CHAPTERS = sorted(path.stem for path in HOME.glob("notebooks/[0-9]*.ipynb"))
@@ -19,12 +21,12 @@ BIN = Path(sys.executable).parent
 
 def results(study):
     """Write the specs of a study, and name the results they will have."""
-    return [RUNS / path.name for path in runs.write_specs(studies.study(study, SCALE), SPECS)]
+    return [RUNS / path.name for path in runner.write_specs(catalogue.study(study, SCALE), SPECS)]
 
 
 def results_of_the_chapter(wildcards):
     """The results of all studies that a chapter shows."""
-    return [result for study in studies.NEEDED_BY.get(wildcards.chapter, ()) for result in results(study)]
+    return [result for study in catalogue.NEEDED_BY.get(wildcards.chapter, ()) for result in results(study)]
 
 
 rule site:
@@ -46,7 +48,7 @@ rule site:
 rule status:
     input:
         expand("book/chapters/{chapter}.json", chapter=CHAPTERS),
-        "hybrid/status.py",
+        "hybrid/book/status_page.py",
     output:
         "book/status.md",
     localrule: True

@@ -10,27 +10,24 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid.studies.catalogue import STUDIES
+
 if TYPE_CHECKING:
-    from hybrid.specs import Spec
+    from hybrid.config.specs import Spec
 
 SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 """Where work is done unless the command line says otherwise."""
-STUDY_HELP = (
-    "grid, grid_published or learning_rates; or, of choosing layers, alignment, selection, conversion, "
-    "consa or mask_rates"
-)
-"""The names of `hybrid.studies.STUDIES`, which would bring PyTorch along."""
 
 
 def _train(args: argparse.Namespace) -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from hybrid import kinds
-    from hybrid.runs import read_spec, train_one
+    from hybrid.runs import registry
+    from hybrid.runs.runner import read_spec, train_one
 
     spec = read_spec(args.spec)
     spread = {"devices": args.devices, "num_nodes": args.num_nodes, "strategy": args.strategy}
-    train = kinds.trainer(spec.kind)
+    train = registry.trainer(spec.kind)
     if spec.kind == "run":
         train = partial(train, **spread)
     elif spread != SINGLE:
@@ -58,8 +55,8 @@ def _folder(path: str, spec: Spec, train: Callable, spread: dict) -> Path:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    from hybrid.runs import collect
-    from hybrid.studies import study
+    from hybrid.runs.runner import collect
+    from hybrid.studies.catalogue import study
 
     frame = collect(
         study(args.study, args.scale),
@@ -75,7 +72,7 @@ def _runs(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from hybrid.verify import verify
+    from hybrid.runs.verify import verify
 
     report = verify(args.study, args.scale, workers=args.workers, minutes=args.minutes)
     print(report)
@@ -83,8 +80,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _specs(args: argparse.Namespace) -> int:
-    from hybrid.runs import write_specs
-    from hybrid.studies import study
+    from hybrid.runs.runner import write_specs
+    from hybrid.studies.catalogue import study
 
     for path in write_specs(study(args.study, args.scale), Path(args.folder)):
         print(path)
@@ -92,7 +89,7 @@ def _specs(args: argparse.Namespace) -> int:
 
 
 def _notebook(args: argparse.Namespace) -> int:
-    from hybrid import notebooks
+    from hybrid.book import notebooks
 
     source = Path(args.name)
     if source.suffix != ".ipynb":
@@ -104,21 +101,21 @@ def _notebook(args: argparse.Namespace) -> int:
 
 
 def _picture(args: argparse.Namespace) -> int:
-    from hybrid import notebooks
+    from hybrid.book import notebooks
 
     print(notebooks.picture(notebooks.CHAPTERS / f"{args.chapter}.ipynb", args.figure, args.out))
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    from hybrid import status
+    from hybrid.book import status_page
 
-    print(status.write(Path(args.out)) if args.out else status.write())
+    print(status_page.write(Path(args.out)) if args.out else status_page.write())
     return 0
 
 
 def _claims(args: argparse.Namespace) -> int:
-    from hybrid import claims_page
+    from hybrid.book import claims_page
 
     print(claims_page.write(Path(args.out) if args.out else claims_page.PAGE, args.scale))
     return 0
@@ -129,12 +126,13 @@ def _bench(args: argparse.Namespace) -> int:
 
     import pandas
 
-    from hybrid import bench, runs
+    from hybrid import bench
+    from hybrid.runs import runner
 
     given = {name: getattr(args, name) for name in ("device", "repeats", "lengths")}
     (spec,) = (spec for spec in bench.plan(args.scale) if spec.subject == args.subject)
     spec = replace(spec, **{name: value for name, value in given.items() if value is not None})
-    result = runs.train_one(spec, recompute=True)
+    result = runner.train_one(spec, recompute=True)
     for name, rows in result.metrics.items():
         print(f"{name}\n{pandas.DataFrame(rows).to_string(index=False, na_rep='-')}\n")
     print(result.provenance["device"])
@@ -142,7 +140,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from hybrid import scores
+    from hybrid.released import scores
 
     given = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
     for path in scores.evaluate(given.pop("model"), given.pop("tasks"), **given):
@@ -182,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
     specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
     specs.add_argument("--folder", required=True, help="where the files go")
     for sub in (runs, verify, specs):
-        sub.add_argument("--study", required=True, help=STUDY_HELP)
+        sub.add_argument("--study", required=True, help=", ".join(STUDIES))
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
 
     notebook = command("notebook", _notebook, "execute a chapter with parameters")
@@ -244,8 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
 
     # Below the parsing: they bring libraries along, which help and a mistyped command do without.
-    from hybrid.notebooks import ChapterFailed
-    from hybrid.runs import RunError
+    from hybrid.book.notebooks import ChapterFailed
+    from hybrid.runs.runner import RunError
 
     try:
         return args.run(args)

@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 import torch
 from interpreted import interpret
 
-from hybrid import claims_page, notebooks, status
+from hybrid.book import claims_page, notebooks, status_page
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -106,7 +106,7 @@ def build(smoke: Smoke) -> None:
         for name, value in smoke.environment.items():
             patch.setenv(name, value)
         claims_page.write(smoke.book / "claims.md", "smoke")
-        status.write(smoke.book / "status.md", smoke.book / "chapters")
+        status_page.write(smoke.book / "status.md", smoke.book / "chapters")
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"]
     built = subprocess.run(command, cwd=smoke.book.parent, capture_output=True, text=True)
     if built.returncode:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.provenance import LOADED
-from hybrid.store import Result, Store
+from hybrid.runs.provenance import LOADED
+from hybrid.runs.store import Result, Store
 
 
 def spec(seed=0, **changes):

@@ -1,4 +1,4 @@
-"""Tables of observations with a known truth, as `hybrid.rules` reads them."""
+"""Tables of observations with a known truth, as `hybrid.claims.rules` reads them."""
 
 import itertools
 

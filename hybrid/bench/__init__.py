@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
-from hybrid.specs import Spec
+from hybrid.config.specs import Spec
 
 if TYPE_CHECKING:
-    from hybrid.store import Result
+    from hybrid.runs.store import Result
 
 SUBJECTS = {
     "kernels": "each kernel, forward and backward",
@@ -57,7 +57,7 @@ class BenchSpec(Spec):
     """Tokens, ascending; of kernels and of decoding alone."""
 
     def __post_init__(self) -> None:
-        from hybrid.scales import SCALES
+        from hybrid.studies.scales import SCALES
 
         for name, allowed in (("subject", SUBJECTS), ("scale", SCALES), ("device", DEVICES)):
             if getattr(self, name) not in allowed:
@@ -79,7 +79,7 @@ def plan(scale_name: str) -> list[BenchSpec]:
 
     Raises ``ValueError`` naming an unknown scale.
     """
-    from hybrid.scales import scale
+    from hybrid.studies.scales import scale
 
     scale(scale_name)
     device = "cuda" if scale_name in ("gpu", "paper") else "cpu"
@@ -106,8 +106,8 @@ def measure(spec: BenchSpec, *, checkpoint_dir=None, progress: bool = True) -> R
     """
     import torch
 
-    from hybrid import provenance
-    from hybrid.store import Result
+    from hybrid.runs import provenance
+    from hybrid.runs.store import Result
 
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' is not there; allowed here: cpu")

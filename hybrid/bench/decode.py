@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from hybrid.bench import BenchSpec, clock
 from hybrid.bench.train import hybrid, llama
 from hybrid.config import RunSpec
-from hybrid.cost import cache_bytes, parameters, state_bytes
-from hybrid.scales import scale
+from hybrid.models.cost import cache_bytes, parameters, state_bytes
+from hybrid.studies.scales import scale
 
 PIECE = 512
 """Tokens of a piece of the text that is read at once."""
@@ -27,7 +27,7 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
     Returns:
         ``limits``, see `clock.limits`, and ``decode``, a row a model and context: implementation, ratio
         label, layout, length; ms and spread of one added token; prefill_ms, of reading the text up to
-        there from its beginning (once); bytes, what is kept of it; expected_bytes, by `hybrid.cost`;
+        there from its beginning (once); bytes, what is kept of it; expected_bytes, by `hybrid.models.cost`;
         share, of the time in which a copy would move the parameters and what is kept once.
     """
     limits = clock.limits(spec.device, spec.repeats)

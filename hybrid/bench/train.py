@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hybrid.bench import BenchSpec, clock, packed
-from hybrid.checkpoint import save
+from hybrid.checkpoints.checkpoint import save
+from hybrid.checkpoints.fla_config import to_fla
 from hybrid.config import MIXERS, RunSpec
-from hybrid.cost import flops_per_token, parameters
+from hybrid.config.geometry import mlp_size
 from hybrid.data.module import TaskData
-from hybrid.fla_config import to_fla
-from hybrid.loop import LearningCurve
-from hybrid.loop import train as with_lightning
-from hybrid.mixers.geometry import mlp_size
-from hybrid.model import row_mean_loss
-from hybrid.recipes import Paper
-from hybrid.recorded import recorded
-from hybrid.scales import Scale, scale
-from hybrid.training import LitHybridLM
+from hybrid.models.cost import flops_per_token, parameters
+from hybrid.models.hybrid_lm import row_mean_loss
+from hybrid.studies.paper import Paper
+from hybrid.studies.scales import Scale, scale
+from hybrid.training.cuda_graphs import recorded
+from hybrid.training.fit import LitHybridLM
+from hybrid.training.loop import LearningCurve
+from hybrid.training.loop import train as with_lightning
 
 PARTS = ("data", "forward", "backward", "update")
 """Parts of a step: making the batch, loss included in the forward pass, gradients, clipping and AdamW."""
@@ -44,11 +44,11 @@ def measure(spec: BenchSpec, progress: bool) -> dict:
     Returns:
         ``limits``, see `clock.limits`; ``steps``, a row a model: implementation, mixer, ratio, layout,
         parameters, tokens a step, ms and spread, tokens_per_second, ratio of its median to that of
-        transformers' Llama, gflops a second (three times the forward pass by `hybrid.cost`; None for the
+        transformers' Llama, gflops a second (three times the forward pass by `models.cost`; None for the
         peer), share of the rate of a large matrix product, and peak_bytes as `Step.peak`; ``parts``, a row
         a part of the step of a model: ms and spread; ``loops``, a step in the bare loop, on a GPU in the same
-        played back (`hybrid.recorded`), and in Lightning's, with the ratio to the bare one; ``packed``, a row
-        a number of processes: tokens_per_second of all of them.
+        played back (`training.cuda_graphs`), and in Lightning's, with the ratio to the bare one; ``packed``,
+        a row a number of processes: tokens_per_second of all of them.
     """
     limits = clock.limits(spec.device, spec.repeats)
     chosen = candidates(spec.scale, spec.device)
@@ -271,7 +271,7 @@ class LoopsInTurn(LearningCurve):
 
 
 def _loops(step: Step, spec: BenchSpec) -> list[dict]:
-    """A step with nothing around it, on a GPU the same played back, and one of `hybrid.loop.train` with its
+    """A step with nothing around it, on a GPU the same played back, and one of `training.loop.train` with its
     checkpoints, its log and its clock, on the same batches; the ratio is that of all steps together."""
     warm = LOOP_STEPS
     steps = warm + spec.repeats * LOOP_STEPS

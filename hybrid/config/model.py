@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid.config.checks import above_zero, floats, from_zero, positive
-from hybrid.layout import Layout
+from hybrid.config.layout import Layout
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
 

@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass, fields, replace
 
 from hybrid.config.model import ModelConfig
+from hybrid.config.specs import Spec
 from hybrid.config.task import TaskConfig
 from hybrid.config.train import TrainConfig
-from hybrid.specs import Spec
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid import hub
 from hybrid.config import TaskConfig
-from hybrid.data import shards
+from hybrid.config.files import cache
+from hybrid.data import hub, shards
 from hybrid.data.shards import Text
 from hybrid.data.suite import MARKS
-from hybrid.store import home
 
 SHARD_TOKENS = 50_000_000
 """Tokens held in memory, at most, but for the documents that reach it; a text of more lies on disk."""
@@ -182,7 +181,7 @@ def _folder(source: str, tokenizer: str, wanted: int) -> Path:
     files = files + sorted(folder.iterdir()) if folder.is_dir() else files
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     name = hashlib.sha256(repr((source, tokenizer, wanted, known)).encode()).hexdigest()[:12]
-    return Path(os.environ.get("HYBRID_CACHE") or home() / "_build") / "corpora" / name
+    return cache() / "corpora" / name
 
 
 def _documents(

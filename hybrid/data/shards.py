@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hybrid.store import write_atomically
+from hybrid.config.files import write_atomically
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from hybrid.intervals import ANY, SHARES, check_columns, interval, summary
+from hybrid.statistics.intervals import ANY, SHARES, check_columns, interval, summary
 
 INK = "#222222"
 PAGE_WIDTH = 7.4

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from hybrid.figures import NEUTRAL, PAGE_WIDTH
-from hybrid.intervals import check_columns
+from hybrid.statistics.intervals import check_columns
 
 
 def difference_strips(df: pd.DataFrame, x: str, group: str, *, band: float, xlabel: str) -> Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybrid.figures import BAND_FROM, DRAW_POINTS_BELOW, PAGE_WIDTH
-from hybrid.intervals import ANY, check_columns, interval
+from hybrid.statistics.intervals import ANY, check_columns, interval
 
 LEVELS = (("#0b0da3", "o", "-"), ("#cd7c06", "^", "--"), ("#a90009", "D", ":"), ("#646464", "P", "-."))
 """Colour, marker and line style of the levels of a row, such as lengths of a text, in order."""

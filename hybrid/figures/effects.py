@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybrid.figures import DRAW_POINTS_BELOW, MIXER_STYLE, PAGE_WIDTH
-from hybrid.intervals import check_columns, summary
+from hybrid.statistics.intervals import check_columns, summary
 
 
 def effect_intervals(df: pd.DataFrame, x: str, hue: str, label: str, *, margin: float, xlabel: str) -> Figure:

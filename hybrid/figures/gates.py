@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from hybrid.figures import INK, PAGE_WIDTH, PANELS, Look
-from hybrid.intervals import check_columns
+from hybrid.statistics.intervals import check_columns
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "h")
 DASHES = ("-", "--", ":", "-.")

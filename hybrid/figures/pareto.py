@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from hybrid.figures import MIXER_STYLE, PAGE_WIDTH
-from hybrid.intervals import check_columns
-from hybrid.pareto import pareto_front
+from hybrid.statistics.intervals import check_columns
+from hybrid.statistics.pareto import pareto_front
 
 
 def fronts(

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from hybrid.figures import BAND_FROM, DRAW_POINTS_BELOW, INK, MIXER_STYLE, PAGE_WIDTH
 from hybrid.figures.gates import MARKERS
-from hybrid.intervals import check_columns, interval
+from hybrid.statistics.intervals import check_columns, interval
 
 COLORS = tuple(look.color for look in MIXER_STYLE.values())
 FREE = 10.0

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hybrid.figures import BAND_FROM, INK, NEUTRAL, PAGE_WIDTH
-from hybrid.intervals import check_columns, interval
+from hybrid.statistics.intervals import check_columns, interval
 
 ROW_INCHES = 0.24
 MEAN = "#0b0da3"

@@ -14,8 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
+from hybrid.config.layout import Layout
 from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH
-from hybrid.layout import Layout
 
 COLUMN_BLOCKS = 8
 """Blocks drawn above each other before the residual stream goes on in the next column."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hybrid.figures import NEUTRAL, PAGE_WIDTH
-from hybrid.intervals import check_columns
+from hybrid.statistics.intervals import check_columns
 
 OURS = ("#0b0da3", "*")
 """Colour and marker of the first candidate; the others are grey."""

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.config.geometry import conv_width
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.cache import Cache, extended, last
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width
 from hybrid.mixers.norms import RMSNorm
 from hybrid.mixers.rotary import rotate
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_delta
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.norms import RMSNorm, full_precision, l2_norm
 
 

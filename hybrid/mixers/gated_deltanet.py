@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_delta
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.norms import GatedRMSNorm, full_precision, l2_norm
 
 STEP_RANGE = (0.001, 0.1)

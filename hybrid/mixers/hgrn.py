@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_scan
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.norms import GatedRMSNorm, full_precision
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
+from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_outer
 from hybrid.mixers.conv import ShortConv
-from hybrid.mixers.geometry import conv_width, linear_heads
 from hybrid.mixers.norms import GatedRMSNorm
 from hybrid.mixers.rotary import rotate
 

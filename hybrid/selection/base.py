@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hybrid.conversion import AlignSpec, Morphable
+from hybrid.config.layout import Layout
+from hybrid.config.specs import Choice, Spec
+from hybrid.conversion.conversion import AlignSpec, Morphable
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.layout import Layout
-from hybrid.specs import Choice, Spec
 
 
 @dataclass(frozen=True)

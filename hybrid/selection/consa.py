@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hybrid import provenance
-from hybrid.conversion import AlignSpec, Morphable, Stage
+from hybrid.config.layout import Layout
+from hybrid.config.specs import Spec
+from hybrid.conversion.conversion import AlignSpec, Morphable, Stage
+from hybrid.conversion.distillation import LitFinetune, after_stage, aligned, device, stage_tokens
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.distillation import LitFinetune, after_stage, aligned, device, stage_tokens
-from hybrid.evaluation import evaluate
-from hybrid.layout import Layout
-from hybrid.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
+from hybrid.runs import provenance
+from hybrid.runs.store import Result
 from hybrid.selection.lagrangian import LitL1, LitLagrangian, LitMasked
 from hybrid.selection.masks import LinearMasks, WindowMasks, interleaved, kept
-from hybrid.specs import Spec
-from hybrid.store import Result
+from hybrid.training.evaluation import evaluate
+from hybrid.training.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
 
 UNITS = ("layer", "head")
 SCOPES = ("all", "layer")

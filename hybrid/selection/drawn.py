@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
+from hybrid.config.layout import Layout
 from hybrid.data.module import stream
-from hybrid.layout import Layout
 from hybrid.selection.base import Problem, Selection, Selector, check_budgets
 
 PHASES = ("first", "last")

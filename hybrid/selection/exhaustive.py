@@ -8,10 +8,10 @@ from itertools import combinations
 from math import comb
 from typing import NamedTuple
 
-from hybrid.evaluation import passkey_accuracy, text_loss
-from hybrid.layout import Layout
+from hybrid.config.layout import Layout
 from hybrid.selection.base import Problem, Selection, Selector, check_budgets
 from hybrid.selection.scored import Arranged, check_sequences
+from hybrid.training.evaluation import passkey_accuracy, text_loss
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import TrainConfig
-from hybrid.conversion import Morphable
+from hybrid.conversion.conversion import Morphable
 from hybrid.data import suite
 from hybrid.data.module import TaskData, stream
 from hybrid.data.recall import IGNORED
-from hybrid.loop import LearningCurve, LitModule, train
 from hybrid.mixers.norms import full_precision
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets
+from hybrid.training.loop import LearningCurve, LitModule, train
 
 TEXTS = ("passkeys", "plain")
 UNIT_BATCHES = 4

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hybrid.conversion.distillation import LitStage
 from hybrid.data.module import stream
-from hybrid.distillation import LitStage
-from hybrid.loop import learning_rate_factor
-from hybrid.model import row_mean_loss
+from hybrid.models.hybrid_lm import row_mean_loss
 from hybrid.selection import hard_concrete
 from hybrid.selection.masks import highest
+from hybrid.training.loop import learning_rate_factor
 
 if TYPE_CHECKING:
     from hybrid.selection.consa import ConsaSpec

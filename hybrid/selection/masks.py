@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.conversion import Morphable
+from hybrid.conversion.conversion import Morphable
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.attention import Attention
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.drawn import Uniform
 
 

@@ -11,12 +11,12 @@ from functools import cache
 import torch
 
 from hybrid.config import ModelConfig, TaskConfig, TrainConfig
-from hybrid.conversion import Morphable
+from hybrid.conversion.conversion import Morphable
 from hybrid.data.corpus import text_vocab
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.data.suite import MARKS
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.base import Problem
 
 DEPTH = 6

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hybrid.conversion import Stage
+from hybrid.config.layout import Layout
+from hybrid.conversion.conversion import Stage
+from hybrid.conversion.distillation import LitDistill
 from hybrid.data.module import TaskData
-from hybrid.distillation import LitDistill
-from hybrid.layout import Layout
-from hybrid.loop import LearningCurve, train
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets
 from hybrid.selection.scored import check_sequences
+from hybrid.training.loop import LearningCurve, train
 
 PASSES = 4
 """Passes of a distillation a token: the teacher forward, the hybrid forward, and backward, which is two."""
@@ -53,7 +53,7 @@ class Restoration(Selector):
 
         A distillation that was killed goes on from its checkpoint in the problem's folder, and one that had
         ended is not repeated. Raises ``ValueError`` for a budget that the depth cannot meet, and
-        `hybrid.loop.Diverged` when a loss was not finite.
+        `hybrid.training.loop.Diverged` when a loss was not finite.
         """
         morphable = problem.morphable
         check_budgets(budgets, morphable.depth)

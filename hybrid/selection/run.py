@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from hybrid import provenance
+from hybrid.conversion.distillation import aligned, device
 from hybrid.data.module import TaskData
-from hybrid.distillation import aligned, device
-from hybrid.evaluation import passkey_accuracy
-from hybrid.loop import Diverged, number_format, resolved
+from hybrid.runs import provenance
+from hybrid.runs.store import Result
 from hybrid.selection.base import Problem, Selection, SelectSpec
-from hybrid.store import Result
+from hybrid.training.evaluation import passkey_accuracy
+from hybrid.training.loop import Diverged, number_format, resolved
 
 DATA_SEED = 40_000
 """Added to the seed of a spec: batches that a selector trains on, and what it draws, are not those that its

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hybrid.conversion import Mixed, Morphable
+from hybrid.config.layout import Layout
+from hybrid.conversion.conversion import Mixed, Morphable
+from hybrid.conversion.distillation import output_errors
 from hybrid.data.module import TaskData
 from hybrid.data.suite import NEEDLES
-from hybrid.distillation import output_errors
-from hybrid.evaluation import passkey_accuracy, suite_accuracy
-from hybrid.layout import Layout
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets
+from hybrid.training.evaluation import passkey_accuracy, suite_accuracy
 
 CAP = 50.0
 """Largest score of a block; HALO's code."""
@@ -23,7 +23,7 @@ EPSILON = 1e-10
 
 
 class Arranged(nn.Module):
-    """A morphable in one layout, without a copy of its weights, as `hybrid.evaluation` reads a model; counts
+    """A morphable in one layout, without a copy of its weights, as `training.evaluation` reads one; counts
     the tokens that it reads."""
 
     def __init__(self, morphable: Morphable, layout: Layout) -> None:

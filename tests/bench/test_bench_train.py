@@ -7,9 +7,9 @@ import torch
 from fla_stub import models
 
 from hybrid.bench import BenchSpec, clock, packed, train
-from hybrid.cost import parameters
-from hybrid.huggingface import renamed
-from hybrid.model import HybridLM
+from hybrid.checkpoints.huggingface import renamed
+from hybrid.models.cost import parameters
+from hybrid.models.hybrid_lm import HybridLM
 
 
 def test_the_peer_is_the_same_function_of_the_same_weights():

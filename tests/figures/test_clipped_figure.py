@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hybrid.figures.clipped import AWAY, clipped_distribution
+from hybrid.figures.clipped_distribution import AWAY, clipped_distribution
 
 RNG = np.random.default_rng(0)
 VALUES = np.clip(RNG.uniform(-0.5, 1.25, 4000), 0, 1)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from hybrid.figures.compared import LEVELS, compared
-from hybrid.intervals import interval
+from hybrid.statistics.intervals import interval
 
 VALUES = {"one": [0.9, 0.95, 1.0], "other": [0.2, 0.4, 0.3]}
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from hybrid.figures.effects import effect_intervals
-from hybrid.intervals import interval
+from hybrid.statistics.intervals import interval
 
 
 def pairs(values):

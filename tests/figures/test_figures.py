@@ -13,8 +13,8 @@ from scipy import stats
 
 from hybrid import figures
 from hybrid.config import MIXERS
-from hybrid.figures.strip import state_strip
-from hybrid.intervals import interval, summary
+from hybrid.figures.state_strip import state_strip
+from hybrid.statistics.intervals import interval, summary
 
 LOOKS = [figures.MIXER_STYLE, figures.FAMILY_STYLE]
 DICHROMATS = {  # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB

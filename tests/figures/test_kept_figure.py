@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from hybrid.figures.kept import kept_blocks
+from hybrid.figures.kept_blocks import kept_blocks
 
 ROWS = st.integers(1, 40).flatmap(
     lambda depth: st.lists(st.text(alphabet="FLW", min_size=depth, max_size=depth), min_size=1, max_size=6)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from hybrid.figures.parts import LOOKS, parts
+from hybrid.figures.parts_of_a_whole import LOOKS, parts
 
 ROWS = pd.DataFrame(
     [("a", "data", 1.0), ("a", "forward", 2.0), ("b", "data", 4.0), ("b", "forward", 0.25)],

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from hybrid.figures.payoff import payoff
-from hybrid.intervals import interval
+from hybrid.statistics.intervals import interval
 
 TABLE = pd.DataFrame(
     {

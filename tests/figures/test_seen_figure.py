@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hybrid.figures.seen import seen_tokens
+from hybrid.figures.seen_tokens import seen_tokens
 
 WEIGHTS = np.tril(np.random.default_rng(0).uniform(1e-6, 1, (7, 7)))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid.figures.shares import share_cells
+from hybrid.figures.share_cells import share_cells
 
 
 def table(values, columns):

@@ -10,8 +10,8 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.text import Text
 
 from hybrid.config import MIXERS
+from hybrid.config.layout import LETTERS, Layout
 from hybrid.figures.stack import COLUMN_BLOCKS, block_looks, stack, strips
-from hybrid.layout import LETTERS, Layout
 
 letters = st.text(alphabet=sorted(LETTERS), min_size=1, max_size=40)
 

@@ -10,7 +10,7 @@ from cases import assert_close
 
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.norms import GatedRMSNorm, RMSNorm, l2_norm
-from hybrid.model import IGNORED, MLP, row_mean_loss
+from hybrid.models.hybrid_lm import IGNORED, MLP, row_mean_loss
 
 ON_A_GPU = torch.cuda.is_available()
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2} if ON_A_GPU else {torch.float32: 1e-4}

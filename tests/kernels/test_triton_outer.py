@@ -10,7 +10,8 @@ from cases import assert_close, make, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid import kernels, provenance
+from hybrid import kernels
+from hybrid.runs import provenance
 
 if find_spec("triton") is None:
     pytest.skip("Triton is for Linux", allow_module_level=True)

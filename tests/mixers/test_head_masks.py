@@ -11,7 +11,7 @@ from hybrid.config import ModelConfig
 from hybrid.kernels import softmax_attention
 from hybrid.mixers import attention, build_mixer
 from hybrid.mixers.attention import Attention
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-10}
 

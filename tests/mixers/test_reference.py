@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from hybrid.config import MIXERS, ModelConfig
 from hybrid.mixers import build_mixer
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 
 HIDDEN = 32
 WIDTHS = {

@@ -8,13 +8,13 @@ import torch
 from tiny_problem import PASSKEYS, TASK, config, text
 
 from hybrid.config import RunSpec, TrainConfig
-from hybrid.conversion import AlignSpec, Morphable, Stage
+from hybrid.conversion.conversion import AlignSpec, Morphable, Stage
+from hybrid.conversion.distillation import device
 from hybrid.data.module import TaskData
-from hybrid.distillation import device
-from hybrid.evaluation import text_loss
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection import consa as module
 from hybrid.selection.consa import ConsaSpec, consa
+from hybrid.training.evaluation import text_loss
 
 TRAIN = TrainConfig(steps=4, batch_size=3, warmup=0, lr=1e-2, eval_every=2)
 MODEL = replace(config(4), attn_heads=4, attn_kv_heads=2)

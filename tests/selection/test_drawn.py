@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_problem import problem, reads_back
 
-from hybrid.layout import Layout
+from hybrid.config.layout import Layout
 from hybrid.selection.drawn import Random, Uniform
 
 SHAPES = st.integers(2, 60).flatmap(lambda depth: st.tuples(st.just(depth), st.integers(1, depth - 1)))

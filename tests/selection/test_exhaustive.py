@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_problem import PASSKEYS, Counter, planted, problem, reads_back, same, text, weights
 
+from hybrid.config.layout import Layout
 from hybrid.data.passkeys import Passkeys
-from hybrid.evaluation import passkey_accuracy, text_loss
-from hybrid.layout import Layout
 from hybrid.selection.exhaustive import Exhaustive, rank
+from hybrid.training.evaluation import passkey_accuracy, text_loss
 
 
 @pytest.fixture(autouse=True)

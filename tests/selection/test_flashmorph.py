@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from hybrid.config import ModelConfig, RunSpec, TrainConfig
-from hybrid.conversion import AlignSpec, Morphable
+from hybrid.config.layout import Layout
+from hybrid.conversion.conversion import AlignSpec, Morphable
+from hybrid.conversion.distillation import output_errors
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.distillation import output_errors
-from hybrid.evaluation import passkey_accuracy
-from hybrid.layout import Layout
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection import planted
 from hybrid.selection.base import Problem, SelectSpec, top
 from hybrid.selection.flashmorph import (
@@ -27,6 +26,7 @@ from hybrid.selection.flashmorph import (
     isolated_errors,
 )
 from hybrid.selection.planted import MATCH, PASSKEYS, PREVIOUS, TASK
+from hybrid.training.evaluation import passkey_accuracy
 
 BYTES = 256
 QUICK = replace(GATES, steps=30, batch_size=4, lr=0.1, eval_every=15)

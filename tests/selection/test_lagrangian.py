@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.conversion import AlignSpec, Stage
-from hybrid.model import row_mean_loss
+from hybrid.conversion.conversion import AlignSpec, Stage
+from hybrid.models.hybrid_lm import row_mean_loss
 from hybrid.selection.consa import ConsaSpec
 from hybrid.selection.hard_concrete import exceeds, mean
 from hybrid.selection.lagrangian import LitL1, LitLagrangian

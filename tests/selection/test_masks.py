@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.config import ModelConfig
-from hybrid.conversion import Morphable
-from hybrid.distillation import device
-from hybrid.model import HybridLM
+from hybrid.conversion.conversion import Morphable
+from hybrid.conversion.distillation import device
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.masks import LinearMasks, MaskedAttention, WindowMasks, highest, interleaved, kept
 
 CONFIG = ModelConfig(

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from hybrid import published
-from hybrid.layout import Layout
+from hybrid.config.layout import Layout
+from hybrid.papers import published
 from hybrid.selection.drawn import Uniform
 
 SETS = published.table("selected_layers")

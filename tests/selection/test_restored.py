@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_problem import TRAIN, Counter, planted, problem, reads_back, same, text, weights
 
-from hybrid.conversion import Stage
+from hybrid.config.layout import Layout
+from hybrid.conversion.conversion import Stage
+from hybrid.conversion.distillation import LitDistill, device
 from hybrid.data.module import TaskData
-from hybrid.distillation import LitDistill, device
-from hybrid.layout import Layout
-from hybrid.loop import learning_rate_factor
 from hybrid.selection.restored import Restoration, divergence
+from hybrid.training.loop import learning_rate_factor
 
 STAGE = Stage(TRAIN, seq_len=32, recall_fraction=0.0)
 

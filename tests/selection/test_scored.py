@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_problem import PASSKEYS, TASK, TRAIN, Counter, planted, problem, reads_back, same, text, weights
 
+from hybrid.config.layout import Layout
+from hybrid.conversion.distillation import device
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.data.suite import NEEDLES
-from hybrid.distillation import device
-from hybrid.evaluation import passkey_accuracy, suite_accuracy
-from hybrid.layout import Layout
 from hybrid.selection.base import top
 from hybrid.selection.scored import Arranged, HaloRatio, OutputError, RecallAlone, RecallDrop, halo_ratio
+from hybrid.training.evaluation import passkey_accuracy, suite_accuracy
 
 SELECTORS = (
     OutputError(),

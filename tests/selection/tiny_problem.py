@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.conversion import AlignSpec, Morphable
+from hybrid.conversion.conversion import AlignSpec, Morphable
+from hybrid.conversion.distillation import device
 from hybrid.data import module
 from hybrid.data.corpus import Corpus, vocab_size
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.distillation import device
-from hybrid.model import HybridLM
+from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.base import Problem, SelectSpec
 
 TASK = TaskConfig(

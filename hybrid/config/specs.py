@@ -1,0 +1,188 @@
+"""What every spec of the store has: a name made from its content, and JSON that reads back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hybrid.config.layout import Layout
+
+Part = TypeVar("Part")
+
+
+class Spec:
+    """Base of the frozen dataclasses that describe work whose result is stored.
+
+    Fields are numbers, strings, tuples, layouts, configs, run specs and other specs.
+    """
+
+    kind: ClassVar[str]
+    """Name of the kind in stored files; see `hybrid.runs.registry`."""
+    layer: ClassVar[str]
+    """The layer of `hybrid.runs.provenance.SOURCES` that its results rest on."""
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the kind and of all fields that are not at their
+        default; a spec inside counts by its own `run_id`."""
+        text = json.dumps([self.kind, _canonical(self)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def family(self) -> str:
+        """Which specs run the same code: what `hybrid.runs.verify` found of one holds for all."""
+        about = self.columns()
+        words = [str(about[name]) for name in ("selector", "method", "units", "branch") if name in about]
+        return " ".join([self.kind, *words])
+
+    @property
+    def title(self) -> str:
+        """A few words for messages and tables."""
+        about = self.columns()
+        words = [str(about[name]) for name in ("selector", "branch", "layout") if name in about]
+        return f"{' '.join([self.kind, *words])}, seed {about.get('seed', 0)}"
+
+    @property
+    def root(self) -> Spec:
+        """The run that it starts from: the first one inside; a run is its own."""
+        inside = (getattr(self, field.name) for field in fields(self))
+        return next((value.root for value in inside if isinstance(value, Spec)), self)
+
+    def inside(self, kind: type[Part]) -> Iterator[Part]:
+        """All parts of a type, those of specs and alternatives inside too."""
+        return _inside_of(self, kind)
+
+    def columns(self) -> dict:
+        """What a table says of it: every field that is one value, alternatives by their kind and fields,
+        and what the specs inside say, unless the name is taken."""
+        found, inside = {}, {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Spec):
+                found[field.name] = value.run_id
+                inside |= value.columns()
+            elif isinstance(value, Choice):
+                found[field.name] = value.kind
+                found |= {f"{field.name}_{name}": item for name, item in vars(value).items() if _single(item)}
+            elif isinstance(value, Layout):
+                found |= {field.name: str(value), "full_blocks": len(value.full), "depth": len(value)}
+            elif _single(value):
+                found[field.name] = value
+        return {name: item for name, item in inside.items() if name not in found} | found
+
+    def to_dict(self) -> dict:
+        """Plain JSON types, every field present, and the kind; `hybrid.runs.registry.read` reads it back."""
+        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """The inverse of `to_dict`. Raises ``ValueError`` naming an unknown or missing field."""
+        return _fields(cls, {name: item for name, item in values.items() if name != "kind"})
+
+
+class Choice(ABC):
+    """Base of alternatives: a field of this type holds one of its subclasses, told apart by their `kind`."""
+
+    kind: ClassVar[str]
+    """Name of the alternative in stored files."""
+
+
+def _inside_of(value: Any, kind: type[Part]) -> Iterator[Part]:
+    if isinstance(value, kind):
+        yield value
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from _inside_of(getattr(value, field.name), kind)
+
+
+def _canonical(value: Any) -> Any:
+    changed = {f.name: getattr(value, f.name) for f in fields(value)}
+    changed = {f.name: changed[f.name] for f in fields(value) if changed[f.name] != _default(f)}
+    return _tag(value) | {name: _inside(item) for name, item in changed.items()}
+
+
+def _single(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _tag(value: Any) -> dict:
+    return {"kind": value.kind} if isinstance(value, Choice) else {}
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.run_id
+    if isinstance(value, Layout):
+        return str(value)
+    return _canonical(value) if is_dataclass(value) else value
+
+
+def _default(field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_dict()
+    if isinstance(value, Layout):
+        return str(value)
+    if is_dataclass(value):
+        return _tag(value) | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _read(kind: type, values: Any) -> Any:
+    """A value of that type from its plain form."""
+    if values is None or not (is_dataclass(kind) or issubclass(kind, (Choice, Spec))):
+        return tuple(_tuples(values)) if isinstance(values, list) else values
+    if kind is Layout:
+        return Layout.parse(values)
+    if not isinstance(values, dict):
+        raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
+    if issubclass(kind, Spec):
+        from hybrid.runs import registry
+
+        return registry.read(values) if kind is Spec else kind.from_dict(values)
+    if issubclass(kind, Choice):
+        chosen = {c.kind: c for c in kind.__subclasses__()}
+        if values.get("kind") not in chosen:
+            allowed = ", ".join(sorted(chosen))
+            raise ValueError(f"unknown {kind.__name__} {values.get('kind')!r}; allowed: {allowed}")
+        kind = chosen[values["kind"]]
+        values = {name: item for name, item in values.items() if name != "kind"}
+    return _fields(kind, values)
+
+
+def _fields(kind: type, values: dict) -> Any:
+    types = _types(kind)
+    for name in values:
+        if name not in types:
+            raise ValueError(f"unknown field {name!r} of {kind.__name__}; allowed: {', '.join(types)}")
+    needed = [f.name for f in fields(kind) if _default(f) is MISSING and f.name not in values]
+    if needed:
+        raise ValueError(f"a {kind.__name__} needs {', '.join(needed)}")
+    return kind(**{name: _read(types[name], item) for name, item in values.items()})
+
+
+def _tuples(values: list) -> list:
+    return [tuple(_tuples(item)) if isinstance(item, list) else item for item in values]
+
+
+@cache
+def _types(kind: type) -> dict[str, type]:
+    """Type of every field; of a union the part that is not None, and of several specs `Spec`."""
+    hints = get_type_hints(kind)
+    return {f.name: _one(hints[f.name]) for f in fields(kind)}
+
+
+def _one(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        hint = Spec if len(parts) > 1 and all(issubclass(part, Spec) for part in parts) else parts[0]
+    return get_origin(hint) or hint

@@ -1,0 +1,88 @@
+"""Which runs a chapter needs: a function a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from hybrid.config import MIXERS, RunSpec
+from hybrid.config.layout import Layout
+from hybrid.studies.scales import ARMS, scale
+
+SWEEP_SEED = 1000
+"""Learning rates are compared on this seed, which no reported number uses."""
+
+
+def grid(
+    scale_name: str = "laptop",
+    mixers: Sequence[str] = MIXERS,
+    ratios: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    arm: str = "matched",
+    depth: int | None = None,
+    steps: int | None = None,
+) -> list[RunSpec]:
+    """The systematic study: pure, hybrid and full models of several mixers, on text and recall at once
+    (arXiv 2507.06457, section 4), seed by seed.
+
+    Empty `ratios` and `seeds`, and `depth` and `steps` of ``None``, are the scale's own; each mixer
+    has its own learning rate (`Scale.rates`). A full-attention model holds no linear mixer, so it is
+    trained once a seed whatever the number of mixers.
+    Raises ``ValueError`` naming an unknown scale, mixer, ratio, seed or arm before anything is trained.
+    """
+    size = scale(scale_name).resized(depth, steps)
+    _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
+    seeds = seeds if len(seeds) else size.seeds
+    reported = f"whole numbers from 0, but for {SWEEP_SEED}, on which learning rates were chosen"
+    _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, reported)
+    _listed("arm", [arm], lambda a: a in ARMS, ", ".join(ARMS))
+    ratios = list(ratios) or [r for r in size.ratios if _fits(r, size.depth)]
+    return size.specs(mixers, ratios, seeds, arm)
+
+
+def grid_published(scale_name: str = "laptop") -> list[RunSpec]:
+    """The grid's second arm: each mixer with the convolution of its reference."""
+    return grid(scale_name, arm="published")
+
+
+def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
+    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at the
+    scale's common rate and at twice it, on `SWEEP_SEED`."""
+    size = replace(scale(scale_name), rates={})
+    specs = size.specs(MIXERS, ("pure", "full"), (SWEEP_SEED,), "matched")
+    return [s.with_(lr=factor * s.train.lr) for factor in (1, 2) for s in specs]
+
+
+def ratio_labels(depth: int) -> dict[str, str]:
+    """Layout -> label, for the labels from 2:1 that a depth can express under the period rule, "pure"
+    and "full".
+
+    >>> ratio_labels(6)
+    {'LLLLLL': 'pure', 'FFFFFF': 'full', 'LFLFLF': '2:1', 'LLFLLF': '3:1', 'LLLLLF': '6:1'}
+    """
+    labels = ["pure", "full", *(f"{period}:1" for period in range(2, depth + 1))]
+    return {str(Layout.from_ratio(label, depth)): label for label in labels if _fits(label, depth)}
+
+
+def every(name: str, scale_name: str) -> list[RunSpec]:
+    """All specs of one study of this file: "grid", "grid_published" or "learning_rates"."""
+    studies = {"grid": grid, "grid_published": grid_published, "learning_rates": learning_rate_sweep}
+    return studies[name](scale_name)
+
+
+def _fits(ratio: str, depth: int) -> bool:
+    try:
+        Layout.from_ratio(ratio, depth)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(name: str, values: Sequence, allowed: Callable, words: str) -> None:
+    if isinstance(values, str) or not len(values):
+        raise ValueError(f"{name} must be a list that is not empty; got {values!r}; allowed: {words}")
+    for value in values:
+        if not allowed(value):
+            raise ValueError(f"unknown value {value!r} in {name}; allowed: {words}")
+        if list(values).count(value) > 1:
+            raise ValueError(f"{name} holds {value!r} more than once")

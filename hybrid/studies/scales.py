@@ -1,0 +1,168 @@
+"""The one dial: what smoke, laptop, gpu and paper mean for a model, its task and its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config.layout import Layout
+from hybrid.data.corpus import vocab_size
+from hybrid.models.cost import match_parameters, parameters
+from hybrid.studies.paper import Paper
+
+ARMS = {"matched": 4, "published": "reference"}
+"""Arms of the grid and their short convolution (`ModelConfig.conv`). "matched": every mixer sees the three
+tokens before; "published": only the mixers whose reference has a convolution do."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Everything the scale dial sets for the small language models of the studies."""
+
+    depth: int
+    """Blocks of a model."""
+    hidden_size: int
+    """Channels of the residual stream."""
+    heads: int
+    """Heads of every mixer with a matrix state, and of full attention."""
+    ratios: tuple[str, ...]
+    """Ratio labels that the depth can express, fewest full blocks first."""
+    init_std: float
+    """Standard deviation of every matrix at the start. The published 0.02 is made for widths above
+    1,000; narrow models of every mixer find recall much later with it."""
+    task: TaskConfig
+    train: TrainConfig
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rate by mixer, and of "full" attention; where none is named, that of `train`."""
+    mlp_multiple: int = 1
+    """Matched widths of the MLP are multiples of this."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the grid."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.depth, int) or self.depth < 1:
+            raise ValueError(f"depth must be a positive number of blocks; got {self.depth!r}")
+
+    def model(self, mixer: str, layout: Layout, arm: str = "matched") -> ModelConfig:
+        """A model of the grid: matrix states of all mixers have the same shape, and the MLP's width is set so
+        that every model of a scale and arm holds the parameters of the full-attention one within 2 %.
+
+        In the arm "matched" every mixer, full attention included, gets the same short convolution; in the
+        arm "published" each has what its reference has. Raises ``ValueError`` naming an unknown arm.
+        """
+        if arm not in ARMS:
+            raise ValueError(f"unknown arm {arm!r}; allowed: {', '.join(ARMS)}")
+
+        def build(mixer: str, layout: Layout) -> ModelConfig:
+            head = self.hidden_size // self.heads
+            heads = {"num_heads": self.heads, "head_k_dim": head, "head_v_dim": head}
+            return ModelConfig(
+                layout=layout,
+                mixer=mixer,
+                vocab_size=vocab_size(self.task),
+                hidden_size=self.hidden_size,
+                mlp_size=3 * self.hidden_size,
+                attn_heads=self.heads,
+                conv=ARMS[arm],
+                init_std=self.init_std,
+                **({} if mixer == "hgrn" else heads),
+            )
+
+        full = build("gated_deltanet", Layout.from_ratio("full", self.depth))
+        if layout == full.layout:
+            return full
+        return match_parameters(build(mixer, layout), parameters(full), self.mlp_multiple)
+
+    def specs(
+        self, mixers: Sequence[str], ratios: Sequence[str], seeds: Sequence[int], arm: str
+    ) -> list[RunSpec]:
+        """The runs of a grid, seed by seed; a full-attention model is one run a seed."""
+        layouts = [Layout.from_ratio(ratio, self.depth) for ratio in ratios]
+        configs = dict.fromkeys(self.model(mixer, layout, arm) for mixer in mixers for layout in layouts)
+        return [
+            RunSpec(config, self.task, replace(self.train, lr=self.rate(config)), seed)
+            for seed in seeds
+            for config in configs
+        ]
+
+    def resized(self, depth: int | None, steps: int | None) -> Scale:
+        """The same scale with another depth or number of steps, where one is given."""
+        train = self.train
+        if steps is not None:
+            train = replace(train, steps=steps, warmup=min(train.warmup, steps))
+        return replace(self, depth=self.depth if depth is None else depth, train=train)
+
+    def rate(self, config: ModelConfig) -> float:
+        """Peak learning rate of a model: that of its linear mixer, if it holds one."""
+        kind = config.mixer if "L" in config.layout.letters else "full"
+        return self.rates.get(kind, self.train.lr)
+
+
+SCALES: dict[str, Scale | Paper] = {
+    "smoke": Scale(
+        depth=2,
+        hidden_size=32,
+        heads=2,
+        ratios=("pure", "2:1", "full"),
+        init_std=0.05,
+        task=TaskConfig(
+            seq_len=64,
+            pairs=(1, 2, 4),
+            queries=8,
+            recall_fraction=0.75,
+            suite_fraction=0.5,
+            recall_vocab=64,
+            eval_pairs=(2, 4),
+            eval_lengths=(64, 128),
+            eval_sequences=8,
+        ),
+        train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=4e-3),
+    ),
+    "laptop": Scale(
+        depth=6,
+        hidden_size=64,
+        heads=4,
+        ratios=("pure", "6:1", "3:1", "2:1", "full"),
+        init_std=0.05,
+        task=TaskConfig(
+            seq_len=64,
+            recall_fraction=0.85,
+            pairs=(1, 2, 4, 8),
+            queries=20,
+            suite_fraction=0.5,
+            recall_vocab=64,
+            eval_pairs=(2, 4, 8, 16, 32),
+            eval_lengths=(64, 128, 256),
+            eval_sequences=128,
+        ),
+        train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
+    ),
+    "gpu": Scale(
+        depth=24,
+        hidden_size=128,
+        heads=2,
+        ratios=("pure", "24:1", "12:1", "6:1", "3:1", "full"),
+        init_std=0.03,
+        task=TaskConfig(
+            seq_len=256,
+            recall_fraction=0.85,
+            pairs=(1, 2, 4, 8, 16, 32),
+            queries=80,
+            suite_fraction=0.5,
+            recall_vocab=256,
+            eval_pairs=(8, 16, 32, 64, 128),
+            eval_lengths=(256, 512, 1024),
+        ),
+        train=TrainConfig(steps=2500, batch_size=64, lr=2e-3, warmup=200, eval_every=250),
+        mlp_multiple=8,
+    ),
+    "paper": Paper(),
+}
+
+
+def scale(name: str) -> Scale | Paper:
+    """The scale of that name. Raises ``ValueError`` naming the allowed ones."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}; allowed: {', '.join(SCALES)}")
+    return SCALES[name]

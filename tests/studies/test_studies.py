@@ -1,0 +1,103 @@
+"""Studies: the grid is what its labels say, models are matched, bad input is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from hybrid.config import MIXERS
+from hybrid.models.cost import parameters
+from hybrid.studies.catalogue import NEEDED_BY, STUDIES, study
+from hybrid.studies.grid import SWEEP_SEED, grid, learning_rate_sweep, ratio_labels
+from hybrid.studies.scales import ARMS, SCALES, Scale, scale
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("name", [name for name, size in SCALES.items() if isinstance(size, Scale)])
+def test_models_of_a_scale_and_arm_match_in_parameters(name, arm):
+    counts = {parameters(s.model) for s in grid(name, seeds=(0,), arm=arm)}
+    assert max(counts) / min(counts) < 1.02
+
+
+@pytest.mark.parametrize(("name", "models"), [("laptop", 25), ("gpu", 31)])
+def test_the_grid_is_every_mixer_at_every_ratio_and_full_attention_once(name, models):
+    size = scale(name)
+    specs = grid(name, seeds=(0, 1, 2))
+    assert len(specs) == 3 * models == 3 * (len(MIXERS) * (len(size.ratios) - 1) + 1)
+    assert {spec.seed for spec in grid(name)} == set(size.seeds)
+
+
+def test_laptop_grid_holds_every_model_once():
+    specs = grid("laptop")
+    layouts = {
+        (s.model.mixer if "L" in s.model.layout.letters else "full", str(s.model.layout)) for s in specs
+    }
+    assert len({s.run_id for s in specs}) == len(specs)
+    assert ("retnet", "LLFLLF") in layouts
+    assert sum(mixer == "full" for mixer, _ in layouts) == 1
+    assert {s.model.conv for s in specs} == {4}
+    second = study("grid_published", "laptop")
+    assert {s.model.conv for s in second} == {"reference"}
+    assert [s.seed for s in second] == [s.seed for s in specs] and {s.seed for s in specs} == {0, 1, 2}
+
+
+def test_every_model_has_the_rate_of_its_mixer():
+    size = scale("laptop")
+    for spec in grid("laptop"):
+        kind = spec.model.mixer if "L" in spec.model.layout.letters else "full"
+        assert spec.train.lr == size.rates.get(kind, size.train.lr)
+
+
+def test_labels_are_those_whose_layout_they_give():
+    assert ratio_labels(4) == {"LLLL": "pure", "FFFF": "full", "LFLF": "2:1", "LLLF": "4:1"}
+    assert ratio_labels(24)["LLF" * 8] == "3:1"
+
+
+def test_sweep_uses_a_seed_no_study_reports():
+    assert {s.seed for s in learning_rate_sweep("laptop")} == {SWEEP_SEED}
+    assert all(s.seed != SWEEP_SEED for s in grid("laptop"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale_name": "huge"}, "unknown scale 'huge'; allowed: smoke, laptop, gpu, paper"),
+        ({"mixers": ("mamba",)}, "unknown value 'mamba' in mixers; allowed: hgrn"),
+        ({"mixers": ()}, "mixers must be a list that is not empty"),
+        ({"mixers": "retnet"}, "mixers must be a list"),
+        ({"seeds": (-1,)}, "unknown value -1 in seeds"),
+        ({"seeds": (0, 0)}, "seeds holds 0 more than once"),
+        ({"ratios": ("7:1",)}, "7:1 needs a depth divisible by 7"),
+        ({"ratios": ("half",)}, "unknown ratio 'half'"),
+        ({"arm": "plain"}, "unknown value 'plain' in arm; allowed: matched, published"),
+        ({"depth": 0}, "depth must be a positive number"),
+    ],
+)
+def test_bad_input_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        grid(**arguments)
+
+
+def test_unknown_study_is_refused():
+    with pytest.raises(
+        ValueError, match="unknown study 'grit'; allowed: grid, grid_published, learning_rates"
+    ):
+        study("grit", "laptop")
+
+
+def test_depth_and_steps_can_be_changed():
+    specs = grid("smoke", ratios=("3:1",), depth=3, steps=4)
+    assert {str(s.model.layout) for s in specs} == {"LLF"}
+    assert {s.train.steps for s in specs} == {4}
+    assert scale("smoke").depth == 2
+
+
+def test_the_paper_scale_is_both_sizes_of_every_model():
+    assert len(grid("paper", seeds=(0,))) == 2 * 31
+    with pytest.raises(ValueError, match=r"scale paper has a depth and steps of its own; got .* steps=5"):
+        grid("paper", steps=5)
+
+
+def test_chapters_need_studies_that_exist():
+    chapters = {path.stem for path in (Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb")}
+    assert set(NEEDED_BY) <= chapters
+    assert {name for names in NEEDED_BY.values() for name in names} <= set(STUDIES)
