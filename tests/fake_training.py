@@ -7,14 +7,16 @@ import signal
 import time
 from pathlib import Path
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from flat import flat_config
+
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.runs.provenance import LOADED
 from hybrid.runs.store import Result, Store
 
 
 def spec(seed=0, **changes):
     return RunSpec(
-        ModelConfig("LLF", hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig(steps=20, warmup=2), seed
+        flat_config("LLF", hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig(steps=20, warmup=2), seed
     ).with_(**changes)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hybrid.bench import BenchSpec, clock
-from hybrid.bench.train import hybrid, llama
+from hybrid.bench.step import hybrid, llama
 from hybrid.config import RunSpec
 from hybrid.models.cost import cache_bytes, parameters, state_bytes
-from hybrid.studies.scales import scale
+from hybrid.studies.scales import MAIN_MIXER, scale
 
 PIECE = 512
 """Tokens of a piece of the text that is read at once."""
@@ -127,7 +127,7 @@ class LlamaReader(Reader):
 def _readers(spec: BenchSpec, dtype: torch.dtype) -> Iterator[tuple[str, Reader]]:
     size = scale(spec.scale)
     for ratio in size.ratios:
-        runs = size.specs(["gated_deltanet"], [ratio], [0], "published")
+        runs = size.specs([MAIN_MIXER], [ratio], [0], "published")
         yield f"hybrid {ratio}", Reader(runs[0], ratio, hybrid, spec.device, dtype)
     yield "transformers Llama", LlamaReader(runs[0], "full", llama, spec.device, dtype)
 

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from hybrid.bench import BenchSpec, clock
+from hybrid.bench.step import Step, hybrid
 from hybrid.config import RunSpec
 
 SIDE_BY_SIDE = {"cpu": (1, 2), "cuda": (1, 2, 4, 8)}
@@ -51,8 +52,6 @@ def _share(everyone, starts: list) -> None:
 def _work(place: int, spec: BenchSpec, run: RunSpec, phases: list[tuple[int, int]]) -> dict:
     """Phase -> seconds of each repeat, of the phases that this process takes part in. Phases take turns, as
     in `clock.in_turn`, and the first round does not count."""
-    from hybrid.bench.train import Step, hybrid
-
     everyone, starts = _barriers["everyone"], _barriers["starts"]
     try:
         step, seconds = Step(run, hybrid, spec.device), {}

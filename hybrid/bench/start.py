@@ -9,7 +9,8 @@ import sys
 from hybrid.bench import BenchSpec, clock
 
 STEP = """
-from hybrid.bench.train import candidates, Step, hybrid
+from hybrid.bench.step import Step, hybrid
+from hybrid.bench.train import candidates
 run, _ = candidates({scale!r})["hybrid full"]
 Step(run, hybrid, {device!r})()
 """

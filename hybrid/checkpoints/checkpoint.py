@@ -12,17 +12,17 @@ import os
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from hybrid.checkpoints import fla_families, huggingface
-from hybrid.checkpoints.fla_config import NotExpressible, from_fla, to_fla
+from hybrid.checkpoints import huggingface
+from hybrid.checkpoints.fla_config import NotExpressible, families, family_of, from_fla, to_fla
 from hybrid.config import ModelConfig, TaskConfig, TrainConfig
-from hybrid.config.specs import Spec
+from hybrid.config.specs import Spec, plain, read
 from hybrid.data.hub import unreachable
 from hybrid.models.hybrid_lm import HybridLM
 
@@ -95,15 +95,17 @@ def save(model: HybridLM, folder: str | Path) -> None:
     """
     from safetensors.torch import save_file
 
+    in_file = str
     try:
         config = to_fla(model.config)
+        in_file = family_of(model.config).in_file
     except NotExpressible as error:
         warnings.warn(f"saved as model_type {OWN_TYPE!r}, which only HybridLM reads: {error}", stacklevel=2)
         own = {"model_type": OWN_TYPE, "architectures": [HybridLM.__name__]}
-        config = own | asdict(model.config) | {"layout": str(model.config.layout)}
+        config = own | plain(model.config)
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    tensors = {in_file(name): parameter.detach().contiguous() for name, parameter in model.named_parameters()}
     _write(folder / WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
@@ -138,7 +140,13 @@ def load(
     tensors = _read_tensors(folder)
     with torch.device("meta"):
         model = HybridLM(config)
-    if _read_json(folder / CONFIG)["model_type"] in huggingface.FAMILIES:
+    model_type = _read_json(folder / CONFIG)["model_type"]
+    if model_type in families():
+        ours = {
+            families()[model_type].in_file(n): n for n, _ in model.named_parameters(remove_duplicate=False)
+        }
+        tensors = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    if model_type in huggingface.FAMILIES:
         try:
             tensors = huggingface.renamed(tensors, model)
         except ValueError as error:
@@ -212,7 +220,7 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG
     given = _read_json(path)
     readers = {OWN_TYPE: _from_own}
-    readers |= dict.fromkeys(fla_families.FAMILIES, from_fla)
+    readers |= dict.fromkeys(families(), from_fla)
     readers |= dict.fromkeys(huggingface.FAMILIES, huggingface.from_huggingface)
     name = given.get("model_type")
     if name not in readers:
@@ -224,7 +232,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _from_own(given: dict) -> ModelConfig:
-    return ModelConfig(**{k: v for k, v in given.items() if k not in ("model_type", "architectures")})
+    return read(ModelConfig, {k: v for k, v in given.items() if k not in ("model_type", "architectures")})
 
 
 def fingerprint(folder: Path) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hybrid.checkpoints.fla_families import WITHOUT_EFFECT
-from hybrid.config import ModelConfig
+from hybrid.checkpoints.fla_config import WITHOUT_EFFECT
+from hybrid.config import AttentionConfig, MLPConfig, ModelConfig, RotaryConfig, StartConfig
 from hybrid.mixers.rotary import rates
 from hybrid.models.hybrid_lm import HybridLM
 
@@ -39,7 +39,7 @@ ROPE_TYPES = {
     "default": (),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
-"""Kinds of rotary positions that `HybridLM` computes, with the keys that make `ModelConfig.rope_stretch`."""
+"""Kinds of rotary positions that `HybridLM` computes, with the keys that make `RotaryConfig.stretch`."""
 PARTS = {
     "embeddings": "embed_tokens",
     "attn_norm": "input_layernorm",
@@ -111,22 +111,23 @@ def from_huggingface(given: dict) -> ModelConfig:
         "F" * c["num_hidden_layers"],
         vocab_size=c["vocab_size"],
         hidden_size=hidden,
-        mlp_size=c["intermediate_size"],
-        attn_heads=heads,
-        attn_kv_heads=None if kv_heads == heads else kv_heads,
-        attn_head_dim=None if c["head_dim"] in (None, hidden / heads) else c["head_dim"],
-        qkv_bias=family.qkv_bias,
-        rope_theta=c["rope_theta"],
-        rope_stretch=stretch,
+        mlp=MLPConfig(size=c["intermediate_size"]),
+        attention=AttentionConfig(
+            num_heads=heads,
+            num_kv_heads=None if kv_heads == heads else kv_heads,
+            head_dim=None if c["head_dim"] in (None, hidden / heads) else c["head_dim"],
+            qkv_bias=family.qkv_bias,
+            rotary=RotaryConfig(c["rope_theta"], stretch),
+            **norms,
+        ),
         tie_embeddings=c["tie_word_embeddings"],
         norm_eps=c["rms_norm_eps"],
-        init_std=c["initializer_range"],
-        **norms,
+        start=StartConfig(c["initializer_range"]),
     )
 
 
 def _rope(given: dict) -> tuple[float, tuple | None]:
-    """`ModelConfig.rope_theta` and `rope_stretch`, which transformers 4 and 5 write in different places."""
+    """Base and stretch of a `RotaryConfig`, which transformers 4 and 5 write in different places."""
     rope = {"rope_theta": ROPE_THETA} | {key: given[key] for key in TOP_LEVEL if key in given}
     for key in NESTED:
         rope |= given.get(key) or {}
@@ -169,6 +170,6 @@ def _in_file(name: str) -> str:
 
 def _is_table(name: str, tensor: Tensor, config: ModelConfig) -> bool:
     """Whether it is the table of frequencies that the config gives; stored ones may be rounded."""
-    table = rates(config.head_dim, config.rope_theta, config.rope_stretch)
+    table = rates(config.head_dim, config.attention.rotary.theta, config.attention.rotary.stretch)
     known = name.endswith(FREQUENCIES) and tensor.shape == table.shape
     return known and torch.allclose(tensor.float(), table, rtol=1e-2)

@@ -20,7 +20,7 @@ from hybrid.studies.selection_scales import SHARES, selection_scale
 if TYPE_CHECKING:
     import pandas
 
-    from hybrid.selection.consa import ConsaSpec
+    from hybrid.selection.consa_spec import ConsaSpec
 
 COLUMNS = ("study", "name", "at", "seed", "metric", "value")
 LAMBDAS = ("FlashMorph", "half lambda", "double lambda")

@@ -4,9 +4,38 @@ Every field is documented by the string below it. A wrong value is refused here,
 with the offending value and the allowed ones.
 """
 
-from hybrid.config.model import MIXERS, ModelConfig
+from hybrid.config.layout import Layout
+from hybrid.config.model import (
+    AttentionConfig,
+    ExpertsConfig,
+    LinearConfig,
+    MLPConfig,
+    ModelConfig,
+    RotaryConfig,
+    StartConfig,
+    WindowConfig,
+)
+from hybrid.config.registry import EXPERTS, MIXERS, MLPS
 from hybrid.config.run import RunSpec
 from hybrid.config.task import TaskConfig
 from hybrid.config.train import DECAYS, PRECISIONS, TrainConfig
 
-__all__ = ["DECAYS", "MIXERS", "PRECISIONS", "ModelConfig", "RunSpec", "TaskConfig", "TrainConfig"]
+__all__ = [
+    "DECAYS",
+    "EXPERTS",
+    "MIXERS",
+    "MLPS",
+    "PRECISIONS",
+    "AttentionConfig",
+    "ExpertsConfig",
+    "Layout",
+    "LinearConfig",
+    "MLPConfig",
+    "ModelConfig",
+    "RotaryConfig",
+    "RunSpec",
+    "StartConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "WindowConfig",
+]

@@ -5,12 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Letter(NamedTuple):
+    """What a block of one letter holds, each part in a residual branch of its own."""
+
+    words: str
+    """What a reader calls it."""
+    mixers: tuple[str, ...]
+    """Of "full" (softmax attention over the whole past), "window" (over the last tokens) and "linear" (the
+    config's linear mixer); two stand side by side in one branch."""
+    mlp: str | None
+    """ "dense", "experts" or None: the part of a `ModelConfig` that says which."""
+
 
 LETTERS = {
-    "F": "full softmax attention",
-    "W": "sliding-window softmax attention",
-    "L": "the config's linear mixer",
+    "F": Letter("full softmax attention", ("full",), "dense"),
+    "W": Letter("sliding-window softmax attention", ("window",), "dense"),
+    "L": Letter("the config's linear mixer", ("linear",), "dense"),
+    "P": Letter("full attention and the linear mixer side by side", ("full", "linear"), "dense"),
+    "f": Letter("full softmax attention without an MLP", ("full",), None),
+    "w": Letter("sliding-window softmax attention without an MLP", ("window",), None),
+    "l": Letter("the config's linear mixer without an MLP", ("linear",), None),
+    "p": Letter("full attention and the linear mixer side by side without an MLP", ("full", "linear"), None),
+    "m": Letter("an MLP alone", (), "dense"),
+    "e": Letter("experts alone", (), "experts"),
 }
+"""The blocks a layout can hold. Upper case: the mixer, then an MLP; lower case: one branch alone."""
 RULES = ("period", "literal")
 
 
@@ -18,8 +40,7 @@ RULES = ("period", "literal")
 class Layout:
     """An ordered list of blocks, written as a string of letters such as ``"LLLF"``.
 
-    ``F`` is full attention, ``W`` sliding-window attention and ``L`` the linear mixer that the
-    model's config names. Layouts compare and hash by their letters.
+    `LETTERS` says what each letter holds. Layouts compare and hash by their letters.
 
     >>> Layout.parse("LLLF").full
     (3,)
@@ -34,7 +55,7 @@ class Layout:
             raise ValueError(f"a layout needs at least one block; got {self.letters!r}")
         for position, letter in enumerate(self.letters):
             if letter not in LETTERS:
-                allowed = ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
+                allowed = ", ".join(f"{key} ({kind.words})" for key, kind in LETTERS.items())
                 raise ValueError(
                     f"unknown block {letter!r} at position {position} of layout {self.letters!r}; "
                     f"allowed: {allowed}"
@@ -113,7 +134,16 @@ class Layout:
     @property
     def full(self) -> tuple[int, ...]:
         """Zero-based positions of the full-attention blocks."""
-        return tuple(i for i, letter in enumerate(self.letters) if letter == "F")
+        return tuple(i for i, kind in enumerate(self.kinds) if "full" in kind.mixers)
+
+    @property
+    def kinds(self) -> tuple[Letter, ...]:
+        """What each block holds."""
+        return tuple(LETTERS[letter] for letter in self.letters)
+
+    def uses(self, part: str) -> bool:
+        """Whether some block holds a part: "full", "window", "linear", "dense" or "experts"."""
+        return any(part in (*kind.mixers, kind.mlp) for kind in self.kinds)
 
     def describe(self) -> str:
         """What every table prints beside a ratio label.

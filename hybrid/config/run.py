@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, fields, replace
 
 from hybrid.config.model import ModelConfig
@@ -14,7 +12,7 @@ from hybrid.config.train import TrainConfig
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """A frozen description of one training run; its `run_id` is a hash of its canonical JSON."""
+    """A frozen description of one training run."""
 
     kind = "run"
     layer = "run"
@@ -32,25 +30,7 @@ class RunSpec(Spec):
     @property
     def title(self) -> str:
         """A few words for messages and tables."""
-        return f"{self.model.mixer} {self.model.layout}, seed {self.seed}"
-
-    @property
-    def run_id(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of the spec's canonical JSON.
-
-        Fields at their default are left out of it, so that a field added later renames no run.
-        """
-        parts = {
-            name: {
-                f.name: value
-                for f in fields(kind)
-                if (value := getattr(getattr(self, name), f.name)) != f.default
-            }
-            for name, kind in (("model", ModelConfig), ("task", TaskConfig), ("train", TrainConfig))
-        }
-        parts["model"]["layout"] = str(self.model.layout)
-        text = json.dumps({**parts, "seed": self.seed}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.model.mixer_name} {self.model.layout}, seed {self.seed}"
 
     def with_(self, **changes) -> RunSpec:
         """A copy with fields of any part changed: ``spec.with_(lr=3e-4, seed=1)``."""

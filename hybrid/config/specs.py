@@ -78,7 +78,7 @@ class Spec:
 
     def to_dict(self) -> dict:
         """Plain JSON types, every field present, and the kind; `hybrid.runs.registry.read` reads it back."""
-        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {"kind": self.kind} | {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
@@ -127,18 +127,19 @@ def _default(field) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A spec or config as plain JSON types, every field present; `read` is the inverse."""
     if isinstance(value, Spec):
         return value.to_dict()
     if isinstance(value, Layout):
         return str(value)
     if is_dataclass(value):
-        return _tag(value) | {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+        return _tag(value) | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _read(kind: type, values: Any) -> Any:
-    """A value of that type from its plain form."""
+def read(kind: type, values: Any) -> Any:
+    """A value of that type from its `plain` form. Raises ``ValueError`` naming an unknown or missing field."""
     if values is None or not (is_dataclass(kind) or issubclass(kind, (Choice, Spec))):
         return tuple(_tuples(values)) if isinstance(values, list) else values
     if kind is Layout:
@@ -167,7 +168,7 @@ def _fields(kind: type, values: dict) -> Any:
     needed = [f.name for f in fields(kind) if _default(f) is MISSING and f.name not in values]
     if needed:
         raise ValueError(f"a {kind.__name__} needs {', '.join(needed)}")
-    return kind(**{name: _read(types[name], item) for name, item in values.items()})
+    return kind(**{name: read(types[name], item) for name, item in values.items()})
 
 
 def _tuples(values: list) -> list:

@@ -7,29 +7,28 @@ KL-guided layer selection" (2512.20569) share one protocol of three stages; thei
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hybrid.checkpoints.checkpoint import CheckpointSpec
-from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import MIXERS, LinearConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig, WindowConfig
 from hybrid.config.checks import above_zero, floats, positive, share
-from hybrid.config.geometry import linear_heads
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Spec
 from hybrid.data.passkeys import Passkeys
+from hybrid.mixers.base import LinearMixer
 from hybrid.mixers.norms import full_precision
 from hybrid.models.hybrid_lm import HybridLM
+from hybrid.models.mlps import inner_width
 
-BRANCHES = (*MIXERS, "window")
-"""What can stand in for full attention: a linear mixer, or attention over a window."""
-CARRIED = {
-    "hgrn": {"i": "v"},
-    "hgrn2": {"q": "q", "f": "k", "i": "v"},
-}
-"""Mixer -> its projection -> the teacher's; where none are named, q, k and v keep their names."""
+WINDOW = "window"
+"""The branch that is no linear mixer: attention over a window, by the teacher's own weights."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class AlignSpec(Spec):
 
     teacher: RunSpec | CheckpointSpec
     """The run that trains the teacher, or the checkpoint that holds it."""
-    branch: str = "gated_deltanet"
-    """The second mixer, one of `BRANCHES`; a window shares the teacher's weights and is not taught."""
+    branch: str
+    """The second mixer: one of `MIXERS`, or `WINDOW`, which shares the teacher's weights and is not taught."""
     stage: Stage | None = None
     """How it is taught; None: not at all."""
     window: int | None = None
@@ -80,7 +79,7 @@ class AlignSpec(Spec):
         if not isinstance(self.teacher, RunSpec | CheckpointSpec):
             raise ValueError(f"the teacher must be a run or a checkpoint; got {self.teacher!r}")
         student_config(self.teacher.model, "L" * self.teacher.model.depth, self.branch, self.window)
-        if self.branch == "window" and self.stage is not None:
+        if self.branch == WINDOW and self.stage is not None:
             raise ValueError("a window shares the teacher's weights: stage must be None")
         check_stages(self.teacher.task, self.stage)
         if type(self.seed) is not int or self.seed < 0:
@@ -113,7 +112,7 @@ class HybridSpec(Spec):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layout", Layout.parse(self.layout))
         student_config(self.align.teacher.model, self.layout, self.align.branch, self.align.window)
-        if self.drop_rope and self.align.branch == "window":
+        if self.drop_rope and self.align.branch == WINDOW:
             raise ValueError("a window needs the teacher's rotary positions: drop_rope must be False")
         check_stages(self.align.teacher.task, self.distill, self.finetune)
         if type(self.seed) is not int or self.seed < 0:
@@ -138,64 +137,78 @@ def student_config(
     unknown branch, a window without its width, or heads of a shape that the mixer cannot have.
     """
     letters = str(Layout.parse(layout))
-    if branch not in BRANCHES:
-        raise ValueError(f"unknown branch {branch!r}; allowed: {', '.join(BRANCHES)}")
+    if branch not in (*MIXERS, WINDOW):
+        raise ValueError(f"unknown branch {branch!r}; allowed: {', '.join((*MIXERS, WINDOW))}")
     if set(teacher.layout.letters) != {"F"}:
         raise ValueError(f"the teacher must be full attention in every block; got layout {teacher.layout}")
     if len(letters) != teacher.depth:
         raise ValueError(f"the layout must have the teacher's {teacher.depth} blocks; got {letters}")
-    if (branch == "window") != (window is not None):
+    if odd := set(letters) - set("FLW"):
+        raise ValueError(f"the layout must be of F and L, or W for a window; got {odd.pop()!r} in {letters}")
+    if (branch == WINDOW) != (window is not None):
         raise ValueError(f"window is needed if and only if the branch is 'window'; got {window!r}")
-    if branch == "window":
-        letters = letters.replace("L", "W")
-        return replace(teacher, layout=letters, window=window if "W" in letters else None)
-    if "L" not in letters:
-        return teacher
-    head = teacher.head_dim
-    heads = {"num_heads": teacher.attn_heads, "head_k_dim": head, "head_v_dim": head}
-    student = replace(teacher, layout=letters, mixer=branch, **({} if branch == "hgrn" else heads))
-    linear_heads(student)
-    return student
+    # Whatever the student is, its MLPs are the teacher's.
+    mlp = replace(teacher.mlp, size=inner_width(teacher))
+    if branch == WINDOW:
+        seen = WindowConfig(window, rotary=teacher.attention.rotary)
+        return replace(teacher, layout=letters.replace("L", "W"), window=seen, mlp=mlp)
+    heads = MIXERS[branch].heads_like(teacher.attention.num_heads, teacher.head_dim)
+    return replace(teacher, layout=letters, linear=LinearConfig(branch, **heads), mlp=mlp)
 
 
 @torch.no_grad()
 def carry_over(teacher: HybridLM, student: HybridLM) -> list[str]:
     """Copy into the student every weight of the teacher that has a place there.
 
-    Embeddings, norms, MLPs and attention that stays are copied as they are. A linear mixer takes the
-    teacher's projections and short convolutions (`CARRIED`), those of a key-value head once for each
-    query head that reads it, and the output projection. Gates and decays keep their start. Linear mixers
-    have no biases and no norms of queries and keys, so those of the teacher stay behind.
+    Embeddings, norms, MLPs and attention that stays are copied as they are. A linear mixer takes what it says
+    of the teacher's projections and short convolutions (`LinearMixer.takes_over`), those of a key-value head
+    once for each query head that reads it. Gates and decays keep their start. Linear mixers have no biases and
+    no norms of queries and keys, so those of the teacher stay behind.
 
-    Returns the names of the parameters of linear mixers that were taken over.
+    Returns the names of the parameters of linear mixers that were taken over. A ``UserWarning`` says where a
+    mixer has another shape than the teacher's attention and takes nothing.
     """
     source = dict(teacher.named_parameters())
-    group = teacher.config.attn_heads // teacher.config.kv_heads
-    taken = []
+    linear = {f"model.layers.{i}.attn.": m for i, m in _linear_mixers(student)}
     for name, parameter in student.named_parameters():
-        found = source.get(name)
-        block = name.split(".")[2] if name.startswith("model.layers.") else None
-        if block is not None and ".attn." in name and student.config.layout.letters[int(block)] == "L":
-            found = _projection(name, source, student.config, group)
-            if found is None or found.shape != parameter.shape:
-                continue
-            taken.append(name)
-        if found is not None:
-            parameter.copy_(found)
+        if name in source and not name.startswith(tuple(linear)):
+            parameter.copy_(source[name])
+    taken = [
+        name for prefix, mixer in linear.items() for name in _take_over(prefix, mixer, source, teacher.config)
+    ]
+    if linear and not taken:
+        first = next(iter(linear.values()))
+        warnings.warn(
+            f"{first.name} takes nothing over from the teacher: none of its parameters has the shape of "
+            f"{teacher.config.attention.num_heads} heads of {teacher.config.head_dim} channels; its mixers "
+            "start from where they are drawn",
+            stacklevel=2,
+        )
     return taken
 
 
-def _projection(name: str, source: dict[str, Tensor], config: ModelConfig, group: int) -> Tensor | None:
-    """The teacher's tensor for a parameter of a linear mixer, with one head a query head."""
-    prefix, _, part = name.partition(".attn.")
-    role, _, rest = part.partition("_")
-    roles = CARRIED.get(config.mixer, {"q": "q", "k": "k", "v": "v"}) | {"o": "o"}
-    if role not in roles:
-        return None
-    found = source.get(f"{prefix}.attn.{roles[role]}_{rest}")
-    if found is None or roles[role] not in ("k", "v") or group == 1:
-        return found
-    return found.unflatten(0, (-1, config.head_dim)).repeat_interleave(group, dim=0).flatten(0, 1)
+def _linear_mixers(model: HybridLM) -> Iterator[tuple[int, LinearMixer]]:
+    for index, block in enumerate(model.model.layers):
+        if isinstance(block.attn, LinearMixer):
+            yield index, block.attn
+
+
+def _take_over(
+    prefix: str, mixer: LinearMixer, source: dict[str, Tensor], teacher: ModelConfig
+) -> Iterator[str]:
+    """Copy what a mixer takes over of the attention of that name, and name its parameters."""
+    parameters = dict(mixer.named_parameters())
+    group = teacher.attention.num_heads // teacher.kv_heads
+    for carried in mixer.takes_over():
+        found = source.get(prefix + carried.source)
+        place = parameters.get(carried.name)
+        if found is None or place is None:
+            continue
+        if group > 1 and carried.source[0] in "kv":
+            found = found.unflatten(0, (-1, teacher.head_dim)).repeat_interleave(group, 0).flatten(0, 1)
+        if place[carried.rows].shape == found.shape:
+            place[carried.rows] = carried.sign * found
+            yield prefix + carried.name
 
 
 def of_mixer(name: str) -> bool:
@@ -228,7 +241,7 @@ class Morphable(nn.Module):
         self.teacher = teacher.requires_grad_(False)
         self.student = HybridLM(self.config("L" * teacher.config.depth)).requires_grad_(False)
         self.carried = carry_over(teacher, self.student)
-        if branch != "window":
+        if branch != WINDOW:
             for name, parameter in self.student.named_parameters():
                 parameter.requires_grad_(of_mixer(name))
 
@@ -250,10 +263,10 @@ class Morphable(nn.Module):
             input_ids: [B, T].
             gates: [depth], the share of full attention in each block.
         """
-        stack, shared = self.teacher.model, self.student.model.gates()
+        stack, shared = self.teacher.model, self.student.model.shared()
         x, outputs = stack.embeddings(input_ids), []
-        for index, gate in enumerate(gates):
-            block, normed = stack.layers[index], stack.layers[index].attn_norm(x)
+
+        def mixed(index: int, gate: Tensor, normed: Tensor, state: None) -> tuple[Tensor, None]:
             fixed = not gate.requires_grad
             if fixed and gate == 1:
                 y = self.full(index, normed)
@@ -263,21 +276,25 @@ class Morphable(nn.Module):
                 full, second = self.full(index, normed), self.second(index, normed, shared)
                 y = gate * full_precision(full) + (1 - gate) * full_precision(second)
             outputs.append(y)
-            x = x + y
-            x = x + block.mlp(block.mlp_norm(x))
+            return y, None
+
+        for index, (block, gate) in enumerate(zip(stack.layers, gates, strict=True)):
+            x, _, _ = block(x, mix=partial(mixed, index, gate))
         return Mixed(self.teacher.lm_head(stack.norm(x)), outputs)
 
     def teacher_forced(self, input_ids: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of every block, what full attention and what the second mixer give for the teacher's own
         stream: pairs of [B, T, hidden]. What one block does changes no other."""
-        stack, shared = self.teacher.model, self.student.model.gates()
+        stack, shared = self.teacher.model, self.student.model.shared()
         x, pairs = stack.embeddings(input_ids), []
-        for index, block in enumerate(stack.layers):
-            normed = block.attn_norm(x)
+
+        def both(index: int, normed: Tensor, state: None) -> tuple[Tensor, None]:
             y = self.full(index, normed)
             pairs.append((y, self.second(index, normed, shared)))
-            x = x + y
-            x = x + block.mlp(block.mlp_norm(x))
+            return y, None
+
+        for index, block in enumerate(stack.layers):
+            x, _, _ = block(x, mix=partial(both, index))
         return pairs
 
     def full(self, index: int, normed: Tensor) -> Tensor:
@@ -285,7 +302,7 @@ class Morphable(nn.Module):
         return self.teacher.model.layers[index].attn(normed)[0]
 
     def second(self, index: int, normed: Tensor, shared: list[dict]) -> Tensor:
-        """What the second mixer of a block gives; ``shared`` is `Stack.gates` of the student."""
+        """What the second mixer of a block gives; ``shared`` is `Stack.shared` of the student."""
         return self.student.model.layers[index].attn(normed, **shared[index])[0]
 
     @torch.no_grad()
@@ -294,7 +311,7 @@ class Morphable(nn.Module):
         layout and the second mixer in the others; ``drop_rope`` takes the positions out of the `F`."""
         config = self.config(layout)
         if drop_rope:
-            config = replace(config, rope_theta=None, rope_stretch=None)
+            config = replace(config, attention=replace(config.attention, rotary=None))
         model = HybridLM(config).to(self.teacher.lm_head.weight.device)
         full, second = dict(self.teacher.named_parameters()), dict(self.student.named_parameters())
         letters = str(Layout.parse(layout))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
-from hybrid.checkpoints.checkpoint import CheckpointSpec, fetch, fingerprint, load
+from hybrid.checkpoints.checkpoint import CheckpointSpec, fetch, fingerprint, load, save
 from hybrid.config import RunSpec
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, of_mixer
 from hybrid.data.module import TaskData, vocab_size
@@ -87,8 +87,10 @@ class LitDistill(LitStage):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         ids = batch["input_ids"]
         p = self.target(ids).logits.float().log_softmax(-1).flatten(0, 1)
-        q = self.model(ids).logits.float().log_softmax(-1).flatten(0, 1)
-        return F.kl_div(q, p, reduction="batchmean", log_target=True)
+        out = self.model(ids)
+        q = out.logits.float().log_softmax(-1).flatten(0, 1)
+        loss = F.kl_div(q, p, reduction="batchmean", log_target=True)
+        return loss if out.auxiliary is None else loss + out.auxiliary
 
 
 class LitFinetune(LitStage):
@@ -99,7 +101,7 @@ class LitFinetune(LitStage):
         self.model = model
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(batch["input_ids"], labels=batch["labels"]).loss
+        return self.model(batch["input_ids"], labels=batch["labels"]).objective
 
 
 def teacher(spec: RunSpec | CheckpointSpec) -> HybridLM:
@@ -162,7 +164,7 @@ def trained(spec: RunSpec) -> HybridLM:
         if result.status != "done":
             raise ValueError(f"the run {spec.run_id} cannot be a teacher: {result.message}")
 
-    return HybridLM.from_pretrained(kept(spec, make), device=device())
+    return load(kept(spec, make), device=device())
 
 
 def aligned(spec: AlignSpec, progress: bool = False) -> Morphable:
@@ -287,7 +289,7 @@ def convert(
         with number_format(run.train.precision):
             metrics = evaluate(model, data)
         if weights is not None:
-            model.save_pretrained(weights)
+            save(model, weights)
     except Diverged as error:
         status, message = "failed", str(error)
     metrics |= {"stages": stages, "passkey_by": by}

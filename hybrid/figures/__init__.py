@@ -11,7 +11,7 @@ leaves it legible, while a transparent one would change its contrast with the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -21,6 +21,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from hybrid.config import MIXERS
+from hybrid.mixers.attention import LOOKS
 from hybrid.statistics.intervals import ANY, SHARES, check_columns, interval, summary
 
 INK = "#222222"
@@ -44,16 +46,21 @@ class Look:
     dash: str | tuple = "-"
 
 
-MIXER_STYLE = {
-    "full": Look("Full attention", "#000000", "s", "-"),
-    "window": Look("Sliding window", "#646464", "P", ":"),
-    "hgrn": Look("HGRN", "#a039a9", "v", (0, (1, 1))),
-    "retnet": Look("RetNet", "#cd7c06", "^", "--"),
-    "gla": Look("GLA", "#a90009", "D", "-."),
-    "hgrn2": Look("HGRN-2", "#09a862", "o", "-"),
-    "deltanet": Look("DeltaNet", "#446aff", "X", (0, (5, 1, 1, 1, 1, 1))),
-    "gated_deltanet": Look("Gated DeltaNet", "#0b0da3", "*", (0, (6, 2))),
-}
+class MixerStyle(Mapping[str, Look]):
+    """The look of "full" attention, of a "window" and of every mixer, which says it in its own file."""
+
+    def __getitem__(self, name: str) -> Look:
+        label, look = LOOKS[name] if name in LOOKS else (MIXERS[name].label, MIXERS[name].look)
+        return Look(label, *look)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*LOOKS, *MIXERS])
+
+    def __len__(self) -> int:
+        return len(LOOKS) + len(MIXERS)
+
+
+MIXER_STYLE = MixerStyle()
 
 FAMILY_STYLE = {
     "softmax": Look("Softmax attention", "#000000", "s", "-"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hybrid.config.layout import Layout
+from hybrid.config.layout import LETTERS, Layout
 from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH
 
 LETTER_INCHES = 0.074
@@ -60,10 +60,11 @@ def kept_blocks(layouts: Mapping[str, Sequence[Layout | str]]) -> Figure:
 
 
 def _cell(ax, y: int, block: int, letters: tuple[str, ...]) -> None:
-    number = letters.count("F")
+    kinds = [LETTERS[letter].mixers for letter in letters]
+    number = sum("full" in mixers for mixers in kinds)
     share = number / len(letters)
     grey = LIGHTEST * (1 - share) if number else 1.0
-    window = "W" in letters
+    window = any("window" in mixers for mixers in kinds)
     edge = MIXER_STYLE["window"].color if window else "#b0b0b0"
     style = {"facecolor": (grey,) * 3, "edgecolor": edge, "hatch": "/////" if window else "", "lw": 0.6}
     ax.add_patch(Rectangle((block + 0.03, y), 0.94, 0.86, gid=f"{y}-{block}-{number}", **style))

@@ -9,9 +9,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH
+from hybrid.figures import INK, PAGE_WIDTH
 
-UNSEEN = "#ffffff"
+SEEN, UNSEEN = "#0b0da3", "#ffffff"
 
 
 def seen_tokens(heads: Mapping[str, np.ndarray]) -> Figure:
@@ -26,10 +26,9 @@ def seen_tokens(heads: Mapping[str, np.ndarray]) -> Figure:
             raise ValueError(f"weights of {name!r} must be [T, T]; got {list(weights.shape)}")
     figure = Figure(figsize=(PAGE_WIDTH, PAGE_WIDTH / len(heads) + 1.0), layout="constrained")
     axes = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
-    seen = MIXER_STYLE["gated_deltanet"].color
     for ax, (name, weights) in zip(axes, heads.items(), strict=True):
         edges = {"edgecolors": "#e6e6e6", "linewidth": 0.3}
-        ax.pcolormesh(weights > 0, cmap=ListedColormap([UNSEEN, seen]), vmin=0, vmax=1, **edges)
+        ax.pcolormesh(weights > 0, cmap=ListedColormap([UNSEEN, SEEN]), vmin=0, vmax=1, **edges)
         last = len(weights) - 1
         ticks = {"ticks": [0.5, last + 0.5], "labels": [0, last]}
         ax.set_xticks(**ticks)
@@ -38,6 +37,6 @@ def seen_tokens(heads: Mapping[str, np.ndarray]) -> Figure:
         ax.grid(visible=False)
     axes[0].invert_yaxis()
     axes[0].set_ylabel("Query at token")
-    entries = [Patch(fc=seen, ec=INK, label="seen"), Patch(fc=UNSEEN, ec=INK, label="not seen")]
+    entries = [Patch(fc=SEEN, ec=INK, label="seen"), Patch(fc=UNSEEN, ec=INK, label="not seen")]
     figure.legend(handles=entries, loc="outside lower center", ncols=2)
     return figure

@@ -6,7 +6,7 @@ colour nor a good screen is needed to tell them apart. Cards are white, as `hybr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -14,7 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
-from hybrid.config.layout import Layout
+from hybrid.config import MIXERS
+from hybrid.config.layout import LETTERS, Layout, Letter
 from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH
 
 COLUMN_BLOCKS = 8
@@ -23,6 +24,7 @@ COLUMN_WIDTH, COLUMN_INCHES = 5.4, PAGE_WIDTH / 3
 """Width of a column in drawing units, of which a branch is one high, and in inches."""
 LABEL_INCHES, COUNT_INCHES = 1.45, 1.15
 """Room for the words at the left and at the right of `strips`."""
+MLP_WORDS = {"dense": "MLP", "experts": "Experts"}
 PLAIN = "#f2f2f2"
 """Fill of the parts that every block has."""
 
@@ -38,25 +40,37 @@ class BlockLook:
     edge: str
 
 
-def block_looks(mixer: str) -> dict[str, BlockLook]:
-    """The look of each letter where `L` stands for `mixer`, in that mixer's colour.
+def block_looks(layouts: Iterable[Layout], mixer: str | None) -> dict[str, BlockLook]:
+    """The look of each letter of some layouts, where the linear mixer is `mixer`: that of what mixes tokens in
+    the block, or of its MLP where nothing does.
 
-    Raises ``ValueError`` naming a mixer that has no look.
+    Raises ``ValueError`` naming a mixer that does not exist, or a linear block where there is none.
     """
-    linear = {name: look for name, look in MIXER_STYLE.items() if name not in ("full", "window")}
-    if mixer not in linear:
-        raise ValueError(f"unknown mixer {mixer!r}; allowed: {', '.join(linear)}")
-    full, window, look = MIXER_STYLE["full"], MIXER_STYLE["window"], linear[mixer]
+    letters = dict.fromkeys(letter for layout in layouts for letter in layout)
+    if mixer is None and any("linear" in LETTERS[letter].mixers for letter in letters):
+        raise ValueError(f"a layout with linear blocks needs the mixer's name; allowed: {', '.join(MIXERS)}")
+    if mixer is not None:
+        MIXERS.check(mixer)
+    return {letter: _look(LETTERS[letter], mixer) for letter in letters}
+
+
+def _look(kind: Letter, mixer: str | None) -> BlockLook:
+    if not kind.mixers:
+        return BlockLook(MLP_WORDS[kind.mlp], PLAIN, INK, "", "#6e6e6e")
+    full, window = MIXER_STYLE["full"], MIXER_STYLE["window"]
+    if kind.mixers == ("full",):
+        return BlockLook(full.label, full.color, "white", "", full.color)
+    if kind.mixers == ("window",):
+        return BlockLook(window.label, "white", INK, "///", window.color)
+    look = MIXER_STYLE[mixer]
     tint = tuple(0.82 + 0.18 * channel for channel in to_rgb(look.color))
-    return {
-        "F": BlockLook(full.label, full.color, "white", "", full.color),
-        "W": BlockLook(window.label, "white", INK, "///", window.color),
-        "L": BlockLook(look.label, tint, INK, "", look.color),
-    }
+    if kind.mixers == ("linear",):
+        return BlockLook(look.label, tint, INK, "", look.color)
+    return BlockLook(f"Full | {look.label}", tint, INK, "|||", full.color)
 
 
-def stack(layout: Layout | str, mixer: str = "gated_deltanet") -> Figure:
-    """Every block with its parts: norm, mixer, sum, norm, MLP, sum, on one residual stream.
+def stack(layout: Layout | str, mixer: str | None = None) -> Figure:
+    """Every block with its branches, each a norm, a mixer or MLP, and a sum, on one residual stream.
 
     The stream enters at the bottom left and goes upwards; above `COLUMN_BLOCKS` blocks it goes on at
     the foot of the next column. Each part carries its kind as its `gid`: ``mixer-F``, ``norm``,
@@ -65,7 +79,7 @@ def stack(layout: Layout | str, mixer: str = "gated_deltanet") -> Figure:
     Source: 2507.06457 v1, Figure 2, redrawn; the paper's picture is not reproduced.
     """
     layout = Layout.parse(layout)
-    looks = block_looks(mixer)
+    looks = block_looks([layout], mixer)
     columns = ceil(len(layout) / COLUMN_BLOCKS)
     rows = ceil(len(layout) / columns)
     bottom, top = -1.3, 2 * rows + 1.7
@@ -96,14 +110,14 @@ def stack(layout: Layout | str, mixer: str = "gated_deltanet") -> Figure:
     return figure
 
 
-def strips(layouts: Mapping[str, Layout], mixer: str = "gated_deltanet") -> Figure:
+def strips(layouts: Mapping[str, Layout], mixer: str | None = None) -> Figure:
     """One row a layout, one cell a block, the first block at the left; its count of full blocks beside.
 
     Raises ``ValueError`` when there is no layout.
     """
     if not layouts:
         raise ValueError("no layout to draw")
-    looks = block_looks(mixer)
+    looks = block_looks(layouts.values(), mixer)
     depth = max(len(layout) for layout in layouts.values())
     cell = min(0.34, (PAGE_WIDTH - LABEL_INCHES - COUNT_INCHES) / depth)
     pitch = max(1.3, 0.3 / cell)
@@ -135,13 +149,18 @@ def _block(ax, x: float, y: float, number: int, look: BlockLook, letter: str) ->
     )
     ax.add_patch(frame)
     ax.text(x - 0.55, y + 1, str(number), ha="right", va="center", fontsize=8)
-    for low, gid in ((y, f"mixer-{letter}-{number}"), (y + 1, "mlp")):
+    kind = LETTERS[letter]
+    branches = [f"mixer-{letter}-{number}"] if kind.mixers else []
+    branches += ["mlp"] if kind.mlp else []
+    # A block of one branch stands in the middle.
+    first = y + (2 - len(branches)) / 2
+    for low, gid in zip((first, first + 1), branches, strict=False):
         out, back = low + 0.38, low + 0.84
         _line(ax, [(x, out), (x + 0.35, out)], arrow=True)
         _part(ax, "norm", x + 0.35, out - 0.25, 0.9, PLAIN, INK, "norm")
         _line(ax, [(x + 1.25, out), (x + 1.5, out)], arrow=True)
         if gid == "mlp":
-            _part(ax, gid, x + 1.5, out - 0.25, 2.4, PLAIN, INK, "MLP")
+            _part(ax, gid, x + 1.5, out - 0.25, 2.4, PLAIN, INK, MLP_WORDS[kind.mlp])
         else:
             word = f"{letter}  {look.name}"
             _part(ax, gid, x + 1.5, out - 0.25, 2.4, look.fill, look.ink, word, look=look)

@@ -46,7 +46,7 @@ def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
         backend = "fused" if device.fuses(inputs[0]) else "recurrent" if short else "chunk"
     body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
     # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
-    with torch.autocast(inputs[0].device.type, enabled=False):
+    with torch.autocast("cpu" if inputs[0].is_meta else inputs[0].device.type, enabled=False):
         return body(*inputs)
 
 

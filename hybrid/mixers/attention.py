@@ -6,12 +6,29 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import conv_width
 from hybrid.kernels import softmax_attention
+from hybrid.mixers.base import Look, conv_width
 from hybrid.mixers.cache import Cache, extended, last
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.norms import RMSNorm
 from hybrid.mixers.rotary import rotate
+
+LOOKS = {
+    "full": ("Full attention", Look("#000000", "s", "-")),
+    "window": ("Sliding window", Look("#646464", "P", ":")),
+}
+"""What readers call both kinds of attention, and how figures draw them."""
+
+
+def spans(config: ModelConfig, index: int) -> list[tuple[tuple[int, ...], int | None]]:
+    """Key-value heads of attention block `index` that see equally far, with how far: the whole past (None) or
+    a window in tokens. Every head is in one of them."""
+    every = tuple(range(config.kv_heads))
+    if "full" in config.layout.kinds[index].mixers:
+        return [(every, None)]
+    full = config.window.full_heads[index] if config.window.full_heads else ()
+    windowed = tuple(head for head in every if head not in full)
+    return [span for span in ((full, None), (windowed, config.window.size)) if span[0]]
 
 
 def attend_cached(
@@ -43,25 +60,41 @@ class Attention(nn.Module):
 
     Source: Vaswani et al., 1706.03762, section 3.2; grouped heads: Ainslie et al., 2305.13245;
     a window by head: ConSA, 2606.18056.
+
+    Args:
+        config: of the model.
+        index: of the block.
+        head_dim: channels of one head; None are those of the config.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, config: ModelConfig, index: int, head_dim: int | None = None) -> None:
         super().__init__()
-        letter = config.layout.letters[index]
-        hidden, width, bias = config.hidden_size, conv_width(config, letter), config.qkv_bias
-        self.head_dim = config.head_dim
-        self.spans = config.spans(index)
-        self.rope = None if config.rope_theta is None else (config.rope_theta, config.rope_stretch)
-        q_width, kv_width = config.attn_heads * self.head_dim, config.kv_heads * self.head_dim
+        heads, hidden, width = config.attention, config.hidden_size, conv_width(config, 0)
+        self.head_dim = head_dim or config.head_dim
+        self.spans = spans(config, index)
+        windowed = "window" in config.layout.kinds[index].mixers
+        self.rotary = config.window.rotary if windowed else heads.rotary
+        q_width, kv_width, bias = (
+            heads.num_heads * self.head_dim,
+            config.kv_heads * self.head_dim,
+            heads.qkv_bias,
+        )
         self.q_proj = nn.Linear(hidden, q_width, bias=bias)
         self.k_proj = nn.Linear(hidden, kv_width, bias=bias)
         self.v_proj = nn.Linear(hidden, kv_width, bias=bias)
         self.q_conv1d = ShortConv(q_width, width, silu=width > 0)
         self.k_conv1d = ShortConv(kv_width, width, silu=width > 0)
         self.v_conv1d = ShortConv(kv_width, width, silu=width > 0)
-        self.q_norm = RMSNorm(self.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim, heads.qk_norm_eps) if heads.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, heads.qk_norm_eps) if heads.qk_norm else nn.Identity()
         self.o_proj = nn.Linear(q_width, hidden, bias=False)
+
+    def state_flops(self, length: int) -> float:
+        """FLOPs a token spends on scores and weighted values, averaged over a text of `length` tokens: 4 for a
+        position seen and a channel of the queries that see it."""
+        group = self.q_proj.out_features // self.k_proj.out_features
+        seen = sum(len(heads) * _mean_seen(length, window) for heads, window in self.spans)
+        return 4 * group * self.head_dim * seen
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
         """x [B, T, hidden] -> y [B, T, hidden] and the state after it."""
@@ -78,8 +111,9 @@ class Attention(nn.Module):
         v, v_tail = self.v_conv1d(self.v_proj(x), tails[2])
         q, k, v = (p.unflatten(-1, (-1, self.head_dim)) for p in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
-        if self.rope is not None:
-            q, k = rotate(q, seen, *self.rope), rotate(k, seen, *self.rope)
+        if self.rotary is not None:
+            turns = self.rotary.theta, self.rotary.stretch
+            q, k = rotate(q, seen, *turns), rotate(k, seen, *turns)
         return q, k, v, (q_tail, k_tail, v_tail)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, past: tuple | None) -> tuple[Tensor, tuple]:
@@ -94,6 +128,12 @@ class Attention(nn.Module):
             outputs |= zip(heads, o.split(group, dim=2), strict=True)
             kept.append(cache)
         return torch.cat([outputs[head] for head in range(k.shape[2])], dim=2), tuple(kept)
+
+
+def _mean_seen(length: int, window: int | None) -> float:
+    """Positions a causal query sees, itself included, averaged over the sequence."""
+    w = min(length, window or length)
+    return (w * (w + 1) / 2 + (length - w) * w) / length
 
 
 def _take(x: Tensor, heads: tuple[int, ...], group: int) -> Tensor:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_delta
+from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, plain_heads
 from hybrid.mixers.conv import ShortConv
+from hybrid.mixers.fla import HYBRID, Family, read_expanded, write_expanded
 from hybrid.mixers.norms import RMSNorm, full_precision, l2_norm
 
 
-class DeltaNet(nn.Module):
+@mixer("deltanet")
+class DeltaNet(LinearMixer):
     """``S_t = (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T`` with keys of length one.
 
     silu follows q, k and v with or without a short convolution. The state holds the tails of the
@@ -20,10 +22,28 @@ class DeltaNet(nn.Module):
     Source: Yang et al., 2406.06484, section 3, as flash-linear-attention's ``DeltaNet``.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        hidden, width = config.hidden_size, conv_width(config, "L")
-        self.heads = linear_heads(config)
+    label = "DeltaNet"
+    look = Look("#446aff", "X", (0, (5, 1, 1, 1, 1, 1)))
+    # It reads the old value first, and has no decay.
+    flops_per_element = 6
+    reference_conv = 4
+    fla = Family(
+        "delta_net",
+        "DeltaNetForCausalLM",
+        HYBRID | {"use_short_conv": True, "num_heads": 16, "expand_k": 1.0, "expand_v": 1.0},
+        {"use_gate": False, "use_beta": True, "use_output_norm": True, "qk_norm": "l2"}
+        | {"qk_activation": "silu", "allow_neg_eigval": False},
+        write_expanded,
+        read_expanded,
+    )
+
+    @classmethod
+    def heads_of(cls, config: ModelConfig) -> Heads:
+        return plain_heads(config, 16, config.hidden_size, config.hidden_size)
+
+    def __init__(self, config: ModelConfig, heads: Heads | None = None) -> None:
+        super().__init__(config, heads)
+        hidden, width = config.hidden_size, conv_width(config, self.reference_conv)
         key_width, value_width = self.heads.num * self.heads.k, self.heads.num * self.heads.v
         self.q_proj = nn.Linear(hidden, key_width, bias=False)
         self.k_proj = nn.Linear(hidden, key_width, bias=False)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_delta
+from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, no_groups
 from hybrid.mixers.conv import ShortConv
+from hybrid.mixers.fla import HYBRID, Family, channels, share
 from hybrid.mixers.norms import GatedRMSNorm, full_precision, l2_norm
 
 STEP_RANGE = (0.001, 0.1)
@@ -19,7 +20,17 @@ STEP_FLOOR = 1e-4
 RATE_RANGE = (0.0, 16.0)
 
 
-class GatedDeltaNet(nn.Module):
+def _write(heads: Heads, hidden: int) -> dict:
+    return {"num_heads": heads.num, "head_dim": heads.k, "expand_v": share(heads.v, heads.k)}
+
+
+def _read(c: dict) -> dict:
+    v = channels("expand_v", c["head_dim"] * c["expand_v"])
+    return {"num_heads": c["num_heads"], "head_k_dim": c["head_dim"], "head_v_dim": v}
+
+
+@mixer("gated_deltanet")
+class GatedDeltaNet(LinearMixer):
     """``S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T`` with one decay a head,
     ``a_t = exp(-exp(A_log) * softplus(W x_t + dt_bias))``.
 
@@ -30,10 +41,33 @@ class GatedDeltaNet(nn.Module):
     decay's parametrisation and start are Mamba-2's (Dao and Gu, 2405.21060).
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        hidden, width = config.hidden_size, conv_width(config, "L")
-        self.heads = linear_heads(config)
+    label = "Gated DeltaNet"
+    look = Look("#0b0da3", "*", (0, (6, 2)))
+    # It reads the old value first.
+    flops_per_element = 7
+    reference_conv = 4
+    fla = Family(
+        "gated_deltanet",
+        "GatedDeltaNetForCausalLM",
+        HYBRID
+        | {"use_short_conv": True, "num_hidden_layers": 21, "num_heads": 6, "head_dim": 256, "expand_v": 2.0},
+        {"use_gate": True, "num_v_heads": None, "allow_neg_eigval": False, "output_gate_activation": "swish"},
+        _write,
+        _read,
+    )
+
+    @classmethod
+    def heads_of(cls, config: ModelConfig) -> Heads:
+        """Heads of 256 channels that hold three quarters of the hidden size, values twice as wide."""
+        given = config.linear
+        no_groups(given)
+        k = given.head_k_dim or 256
+        num = given.num_heads or max(1, round(0.75 * config.hidden_size / k))
+        return Heads(num, k, given.head_v_dim or 2 * k)
+
+    def __init__(self, config: ModelConfig, heads: Heads | None = None) -> None:
+        super().__init__(config, heads)
+        hidden, width = config.hidden_size, conv_width(config, self.reference_conv)
         key_width, value_width = self.heads.num * self.heads.k, self.heads.num * self.heads.v
         self.q_proj = nn.Linear(hidden, key_width, bias=False)
         self.k_proj = nn.Linear(hidden, key_width, bias=False)
@@ -50,7 +84,7 @@ class GatedDeltaNet(nn.Module):
         self.o_proj = nn.Linear(value_width, hidden, bias=False)
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def draw(self) -> None:
         """Draw the decay's start: rates uniform, steps uniform in their logarithm."""
         self.A_log.uniform_(*RATE_RANGE).log_()
         low, high = STEP_RANGE

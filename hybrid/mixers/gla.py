@@ -6,16 +6,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_outer
+from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, plain_heads
 from hybrid.mixers.conv import ShortConv
+from hybrid.mixers.fla import HYBRID, Family, read_expanded, write_expanded
 from hybrid.mixers.norms import GatedRMSNorm, full_precision
 
 GATE_RANK = 16
 GATE_TEMPERATURE = 16
 
 
-class GLA(nn.Module):
+@mixer("gla")
+class GLA(LinearMixer):
     """``S_t = diag(a_t) S_{t-1} + k_t v_t^T`` with ``a_t = sigmoid(low-rank(x_t)) ** (1 / 16)``.
 
     The state holds the tails of the short convolutions and S.
@@ -23,10 +25,26 @@ class GLA(nn.Module):
     Source: Yang et al., 2312.06635, section 4.4, as flash-linear-attention's ``GatedLinearAttention``.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        hidden, width = config.hidden_size, conv_width(config, "L")
-        self.heads = linear_heads(config)
+    label = "GLA"
+    look = Look("#a90009", "D", "-.")
+    flops_per_element = 5
+    fla = Family(
+        "gla",
+        "GLAForCausalLM",
+        HYBRID | {"num_heads": 4, "expand_k": 0.5, "expand_v": 1.0},
+        {"num_kv_heads": None, "feature_map": None, "use_output_gate": True, "clamp_min": None}
+        | {"use_gk": True, "use_gv": False, "elementwise_affine": True, "fuse_norm": True},
+        write_expanded,
+        read_expanded,
+    )
+
+    @classmethod
+    def heads_of(cls, config: ModelConfig) -> Heads:
+        return plain_heads(config, 4, config.hidden_size // 2, config.hidden_size)
+
+    def __init__(self, config: ModelConfig, heads: Heads | None = None) -> None:
+        super().__init__(config, heads)
+        hidden, width = config.hidden_size, conv_width(config, self.reference_conv)
         key_width, value_width = self.heads.num * self.heads.k, self.heads.num * self.heads.v
         self.q_proj = nn.Linear(hidden, key_width, bias=False)
         self.k_proj = nn.Linear(hidden, key_width, bias=False)

@@ -6,30 +6,63 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import conv_width, linear_heads
 from hybrid.kernels import gated_outer
+from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, plain_heads
 from hybrid.mixers.conv import ShortConv
+from hybrid.mixers.fla import Family, read_expanded, write_expanded
 from hybrid.mixers.norms import GatedRMSNorm
 from hybrid.mixers.rotary import rotate
 
 ROPE_THETA = 10_000.0
+MOST_KEYS = 256
+"""Key channels of a head that flash-linear-attention's retention takes, at most."""
 
 
-class RetNet(nn.Module):
+def _even(heads: Heads) -> Heads:
+    if heads.k % 2:
+        raise ValueError(f"retnet rotates its keys: head_k_dim must be even; got {heads.k}")
+    return heads
+
+
+@mixer("retnet")
+class RetNet(LinearMixer):
     """``S_t = g S_{t-1} + k_t v_t^T`` with ``g = 1 - 2 ** (-5 - head)``, q and k rotated.
 
     The state holds the tails of the short convolutions, S, and the number of tokens seen.
-    Raises ``ValueError`` when the keys of a head have an odd number of channels.
 
     Source: Sun et al., 2307.08621, eq. 5-8, as flash-linear-attention's ``MultiScaleRetention``.
     """
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        hidden, width = config.hidden_size, conv_width(config, "L")
-        self.heads = linear_heads(config)
-        if self.heads.k % 2:
-            raise ValueError(f"retnet rotates its keys: head_k_dim must be even; got {self.heads.k}")
+    label = "RetNet"
+    look = Look("#cd7c06", "^", "--")
+    flops_per_element = 5
+    # Its values are twice as wide as the model, which the narrower MLP pays for.
+    mlp_ratio = 2
+    fla = Family(
+        "retnet",
+        "RetNetForCausalLM",
+        {"attn": None, "hidden_ratio": 2, "num_heads": 8, "expand_k": 1.0, "expand_v": 2.0},
+        # fla's block does not pass the convolution on to the layer.
+        {"use_short_conv": False, "conv_size": 4, "num_kv_heads": None, "feature_map": None}
+        | {"use_output_gate": True, "elementwise_affine": True, "fuse_norm": True},
+        write_expanded,
+        read_expanded,
+        lambda heads, config: (
+            [f"retnet heads of more than {MOST_KEYS} key channels"] if heads.k > MOST_KEYS else []
+        ),
+    )
+
+    @classmethod
+    def heads_of(cls, config: ModelConfig) -> Heads:
+        return _even(plain_heads(config, 8, config.hidden_size, 2 * config.hidden_size))
+
+    @classmethod
+    def narrow(cls, heads: Heads) -> Heads:
+        return _even(super().narrow(heads))
+
+    def __init__(self, config: ModelConfig, heads: Heads | None = None) -> None:
+        super().__init__(config, heads)
+        hidden, width = config.hidden_size, conv_width(config, self.reference_conv)
         key_width, value_width = self.heads.num * self.heads.k, self.heads.num * self.heads.v
         self.q_proj = nn.Linear(hidden, key_width, bias=False)
         self.k_proj = nn.Linear(hidden, key_width, bias=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -10,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
-from hybrid.config.geometry import mlp_size
 from hybrid.kernels import device, fused_parts
-from hybrid.mixers import build_mixer
-from hybrid.mixers.norms import RMSNorm, full_precision
+from hybrid.mixers.norms import full_precision
+from hybrid.models.block import Stack
 
 IGNORED = -100
+COLDEST = 1e-6
+"""Temperatures down to this are no longer divided by."""
 
 
 class Output(NamedTuple):
@@ -27,71 +27,13 @@ class Output(NamedTuple):
     """A number in nats a token, or None without labels."""
     state: list
     """The state of every block after the last token."""
+    auxiliary: Tensor | None = None
+    """The sum of the losses that blocks have of their own, such as a router's balance; None without any."""
 
-
-class MLP(nn.Module):
-    """SwiGLU (Shazeer, 2002.05202): ``down(silu(gate(x)) * up(x))``."""
-
-    def __init__(self, hidden: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, hidden] -> [B, T, hidden]."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(fused_parts.swiglu(gate, up) if device.fuses(x) else F.silu(gate) * up)
-
-
-class Block(nn.Module):
-    """``x + attn(norm(x))``, then ``x + mlp(norm(x))``; `attn` is any mixer."""
-
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.attn = build_mixer(config, index)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config.hidden_size, mlp_size(config))
-
-    def forward(self, x: Tensor, state=None, **gates: Tensor) -> tuple[Tensor, tuple]:
-        """x [B, T, hidden] -> [B, T, hidden] and the mixer's state after it."""
-        y, state = self.attn(self.attn_norm(x), state, **gates)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), state
-
-
-class Stack(nn.Module):
-    """Embeddings, blocks and the final norm.
-
-    Mixers with a lower bound on their forget gate share `lower_bounds` [depth, hidden]: block l's
-    bound is the sum of rows 1..l of its softmax over blocks, so the first block's is zero.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, index) for index in range(config.depth))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.bounded = [getattr(block.attn, "uses_lower_bound", False) for block in self.layers]
-        if any(self.bounded):
-            self.lower_bounds = nn.Parameter(torch.zeros(config.depth, config.hidden_size))
-
-    def gates(self) -> list[dict[str, Tensor]]:
-        """What the mixer of each block takes beside its input: ``lower_bound`` [hidden] or nothing."""
-        if not any(self.bounded):
-            return [{} for _ in self.layers]
-        share = full_precision(self.lower_bounds).softmax(0)
-        bounds = share.cumsum(0) - share[0]
-        return [{"lower_bound": bounds[i]} if bounded else {} for i, bounded in enumerate(self.bounded)]
-
-    def forward(self, input_ids: Tensor, state: list | None = None) -> tuple[Tensor, list]:
-        """input_ids [B, T] -> hidden states after the final norm [B, T, hidden], state of each block."""
-        x = self.embeddings(input_ids)
-        state = [None] * len(self.layers) if state is None else list(state)
-        for index, (block, gates) in enumerate(zip(self.layers, self.gates(), strict=True)):
-            x, state[index] = block(x, state[index], **gates)
-        return self.norm(x), state
+    @property
+    def objective(self) -> Tensor:
+        """What training makes small: `loss`, with `auxiliary` where there is one."""
+        return self.loss if self.auxiliary is None else self.loss + self.auxiliary
 
 
 class HybridLM(nn.Module):
@@ -114,18 +56,18 @@ class HybridLM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew: matrices, convolutions and embeddings normal with standard
-        deviation `init_std`, norms one, biases and lower bounds zero, decays as their mixer says."""
+        """Draw every parameter anew: matrices, convolutions and embeddings normal with the standard
+        deviation of `start`, norms one, biases and lower bounds zero, decays as their mixer says."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=self.config.init_std)
+                parameter.normal_(std=self.config.start.std)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         if any(self.model.bounded):
             self.model.lower_bounds.zero_()
-        for block in self.model.layers:
-            if hasattr(block.attn, "reset_parameters"):
-                block.attn.reset_parameters()
+        for part in self.model.modules():
+            if hasattr(part, "draw"):
+                part.draw()
 
     def forward(
         self,
@@ -143,11 +85,14 @@ class HybridLM(nn.Module):
             state: what an earlier call returned for the text before; None at a text's beginning.
             last_only: logits of the last position alone, for long prompts; excludes `labels`.
 
-        Raises ``ValueError`` for ids that are not [B, T] with T > 0, labels of another shape, labels
+        There is no padding: every id is read, and a mask would be needed in every mixer. Texts of different
+        lengths are filled up behind their end, where the causal model sees them too late to matter, and
+        the positions there are left out, as labels by -100 (`hybrid.released.harness` does both).
+
+        Raises ``ValueError`` for ids that are not [B, T] with B and T above 0, labels of another shape, labels
         together with `last_only`, or a state of another depth.
         """
-        if input_ids.dim() != 2 or not input_ids.shape[1]:
-            raise ValueError(f"input_ids must be [B, T] with T > 0; got shape {tuple(input_ids.shape)}")
+        check_ids(input_ids)
         if labels is not None and labels.shape != input_ids.shape:
             raise ValueError(
                 f"labels must have the shape of input_ids {tuple(input_ids.shape)}; got {tuple(labels.shape)}"
@@ -156,9 +101,9 @@ class HybridLM(nn.Module):
             raise ValueError("labels need every position's logits; got last_only=True as well")
         if state is not None and len(state) != self.config.depth:
             raise ValueError(f"state must hold {self.config.depth} blocks; got {len(state)}")
-        x, state = self.model(input_ids, state)
+        x, state, auxiliary = self.model(input_ids, state)
         logits = self.lm_head(x[:, -1:] if last_only else x)
-        return Output(logits, None if labels is None else row_mean_loss(logits, labels), state)
+        return Output(logits, None if labels is None else row_mean_loss(logits, labels), state, auxiliary)
 
     @torch.no_grad()
     def generate(
@@ -173,27 +118,31 @@ class HybridLM(nn.Module):
         """Continue each row: read the prompt in pieces, then one token at a time.
 
         Args:
-            input_ids: [B, T] prompts.
+            input_ids: [B, T] prompts of one length: there is no padding. Prompts of different lengths are
+                continued one by one, or in groups of equal length.
             max_new_tokens: tokens to add.
-            temperature: 0 takes the most probable token; otherwise logits are divided by it and sampled.
+            temperature: 0 takes the most probable token; otherwise logits are divided by it and sampled. From
+                `COLDEST` down it must be 0: the quotients would leave the range of float32.
             chunk: tokens of a piece of the prompt.
             generator: source of the samples.
 
         Returns:
             [B, T + max_new_tokens], prompt included.
 
-        Raises ``ValueError`` for an empty prompt, no tokens to add, a negative temperature or chunk < 1.
+        Raises ``ValueError`` for prompts that are not [B, T] with B and T above 0, no tokens to add, a
+        temperature that is neither 0 nor above `COLDEST`, or chunk < 1.
         """
+        check_ids(input_ids)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0; got {temperature}")
+        if temperature != 0 and not COLDEST < temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or a number above {COLDEST}; got {temperature}")
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1; got {chunk}")
         state, tokens, pieces = None, [input_ids], input_ids.split(chunk, dim=1)
         for _ in range(max_new_tokens):
             for piece in pieces:
-                logits, _, state = self(piece, state=state, last_only=True)
+                logits, _, state, _ = self(piece, state=state, last_only=True)
             logits = full_precision(logits[:, -1])
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)
@@ -204,20 +153,14 @@ class HybridLM(nn.Module):
             pieces = (token,)
         return torch.cat(tokens, dim=1)
 
-    @classmethod
-    def from_pretrained(
-        cls, path_or_hub_id: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
-    ) -> HybridLM:
-        """Read a model from a folder or the hub; see `hybrid.checkpoints.checkpoint.load`."""
-        from hybrid.checkpoints.checkpoint import load
 
-        return load(path_or_hub_id, device=device, dtype=dtype)
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model into a folder; see `hybrid.checkpoints.checkpoint.save`."""
-        from hybrid.checkpoints.checkpoint import save
-
-        save(self, directory)
+def check_ids(input_ids: Tensor) -> None:
+    """Refuse ids that are not [B, T] with at least one sequence and one token, or no whole numbers."""
+    shape = tuple(input_ids.shape)
+    if len(shape) != 2 or not all(shape):
+        raise ValueError(f"input_ids must be [B, T] with B > 0 and T > 0; got shape {shape}")
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids must be int64 or int32; got {input_ids.dtype}")
 
 
 def row_mean_loss(logits: Tensor, labels: Tensor) -> Tensor:

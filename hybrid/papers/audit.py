@@ -8,13 +8,12 @@ beside them, and the numbers are the same in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import pandas as pd
 
 from hybrid.config.layout import Layout
-from hybrid.models.cost import PASSES
 from hybrid.papers.published import PAPER, digits, table
 
 NEEDLES = ("singlevalue", "multikey", "multivalue", "multiquery")
@@ -110,15 +109,19 @@ def cache_factor(ratio: str, rule: str) -> Decimal:
     return Decimal(len(layout)) / len(layout.full)
 
 
-def checks() -> pd.DataFrame:
+def checks(passes: Mapping[str, int]) -> pd.DataFrame:
     """Every printed number that the paper's other numbers determine, beside what they give.
+
+    Args:
+        passes: mixer -> FLOPs it spends on each element of its state, beside which the printed constants
+            are set (`hybrid.mixers.base.LinearMixer.flops_per_element`).
 
     Returns:
         One row a check: `id`, `kind` ("average", "other weighting", "between tables", "count"), `paper`,
         `version`, `table`, `table_in_v2`, `row`, `how` it is recomputed, `printed`, `recomputed`,
         `difference` (printed less recomputed) and whether it `agrees` within rounding.
     """
-    rows = [*_averages(), *_between_tables(), *_counts()]
+    rows = [*_averages(), *_between_tables(), *_counts(passes)]
     names = ("kind", "table", "table_in_v2", "row", "how", "printed", "recomputed")
     frame = pd.DataFrame(rows, columns=names)
     pairs = list(zip(frame["printed"], frame["recomputed"], strict=True))
@@ -152,12 +155,12 @@ def _between_tables() -> Iterable[tuple]:
             yield "between tables", "Table 5", "Table 7", " ".join(key), how, fifth[key], sixth[key]
 
 
-def _counts() -> Iterable[tuple]:
+def _counts(passes: Mapping[str, int]) -> Iterable[tuple]:
     printed = table("table7_flops").assign(mixer=lambda f: f["trained_arm"].str.partition(" ")[0])
     for mixer, constant in zip(printed["mixer"], printed["passes_constant_k"], strict=True):
-        if mixer in PASSES:
+        if mixer in passes:
             how = "operations of the rule as computed"
-            yield "count", "Table 7", "Table 4", mixer, how, Decimal(int(constant)), Decimal(PASSES[mixer])
+            yield "count", "Table 7", "Table 4", mixer, how, Decimal(int(constant)), Decimal(passes[mixer])
     models = len(cells(4)) + 1
     yield (
         "count",

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hybrid.config import MIXERS
 from hybrid.papers.audit import RATIOS, cache_factor, cells, row_averages
-from hybrid.papers.published import table
+from hybrid.papers.published import paper_mixers, table
 
 RECALLED = ("deltanet", "gated_deltanet", "gla", "hgrn2")
 """The mixers whose recall the paper prints."""
@@ -64,14 +63,14 @@ def _language_model() -> dict[str, Reading]:
     leads = [
         second["hgrn2", "6:1"] - second[key] for key in (("transformer", "full"), ("gated_deltanet", "pure"))
     ]
-    pure = sorted(((fourth[m, "pure"], m) for m in MIXERS), reverse=True)[:2]
+    pure = sorted(((fourth[m, "pure"], m) for m in paper_mixers()), reverse=True)[:2]
     both = ", ".join(f"{name} {value}" for value, name in pure)
     here, there = (
         [Decimal("0.55") <= v <= Decimal("0.57") for v in values]
         for values in (fourth.values(), third.values())
     )
-    spread = {m: _spread(fourth[m, r] for r in ROW) for m in MIXERS}
-    hybrids = [_spread(fourth[m, r] for r in RATIOS) for m in MIXERS]
+    spread = {m: _spread(fourth[m, r] for r in ROW) for m in paper_mixers()}
+    hybrids = [_spread(fourth[m, r] for r in RATIOS) for m in paper_mixers()]
     mean = [printed for printed, _ in row_averages(4).values()]
     moved = row_averages(4)["3:1"][0] - row_averages(4)["24:1"][0]
     two = {m: (second[m, r] + third[m, r]) / 2 for m, r in second if (m, r) in third}
@@ -205,7 +204,7 @@ def _cost() -> dict[str, Reading]:
     text, released = factors["literal"], factors["period"]
     both = f"r linear blocks, then one full: {text['3:1']} and {text['6:1']}; "
     both += f"every r-th block full, as released: {released['3:1']} and {released['6:1']}"
-    models = len(MIXERS) * len(ROW) + 1
+    models = len(paper_mixers()) * len(ROW) + 1
     return {
         "cache_by_four": Reading(
             released["3:1"] == 4, text["3:1"] == 4, both, "the text's own definition of the ratio"
@@ -218,8 +217,8 @@ def _cost() -> dict[str, Reading]:
         ),
         "seventy_two_models": Reading(
             models == 36,
-            len(MIXERS) * (len(ROW) + 1) == 36,
-            f"{len(MIXERS)} mixers in {len(ROW)} configurations and one Transformer: {models} a scale, "
+            len(paper_mixers()) * (len(ROW) + 1) == 36,
+            f"{len(paper_mixers())} mixers in {len(ROW)} configurations and one Transformer: {models} a scale, "
             f"{2 * models} in all",
             "the Transformer is counted once a mixer",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,51 @@ def table(name: str) -> pd.DataFrame:
     """A file of `book/published` as a frame; its columns `paper`, `version` and `table` say where
     each value is printed. Raises ``ValueError`` naming the files there are."""
     return pd.read_csv(_path(name))
+
+
+@cache
+def paper_mixers() -> tuple[str, ...]:
+    """The linear mixers that the main paper trains, in the order of its Table 7: what its claims range over,
+    whatever else the book holds."""
+    trained = table("table7_flops")["trained_arm"].str.partition(" ")[0]
+    return tuple(name for name in trained if name not in ("transformer", "not"))
+
+
+def recipe_heads(mixer: str, hidden: int) -> dict[str, int]:
+    """Heads of the main paper's models, as fields of a `LinearConfig`; none where a mixer has no heads. What is
+    known of them, and from where, stands in `book/published/recipe_heads.csv`.
+
+    Args:
+        mixer: of the paper.
+        hidden: width of the model, in channels.
+    """
+    rows = table("recipe_heads").set_index("mixer")
+    if mixer not in rows.index:
+        return {}
+    row = rows.loc[mixer]
+    heads = {"num_heads": int(row["num_heads"] if row["num_heads"] > 0 else hidden // row["head_width"])}
+    if row["known"] == "found":
+        heads |= {"head_k_dim": int(row["head_width"]), "head_v_dim": int(row["head_width"])}
+    return heads
+
+
+def table7_flops(mixer: str, length: int, d_model: int = 2048, heads: int = 8) -> float:
+    """FLOPs per token of one layer as the paper counts them: its constant times the state's size.
+
+    Square heads are assumed, ``d_k = d_v = d_model / heads``, and projections are left out.
+    Raises ``ValueError`` for a mixer that is not in the table, or a length below 1.
+    Source: 2507.06457 v1, Table 7 (v2, Table 4), from `book/published/table7_flops.csv`.
+    """
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"length must be a whole number of at least 1; got {length!r}")
+    rows = table("table7_flops").set_index("mixer")
+    if mixer not in rows.index:
+        raise ValueError(f"no mixer {mixer!r} in Table 7; there are: {', '.join(rows.index)}")
+    row = rows.loc[mixer]
+    if row["cost_in_sequence_length"] == "quadratic":
+        return 2.0 * length * d_model
+    state = d_model**2 / heads if row["flops_per_token_per_layer_formula"].endswith("/H") else d_model
+    return float(row["passes_constant_k"]) * state
 
 
 def digits(number: int) -> pd.DataFrame:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hybrid.config import MIXERS
 from hybrid.config.layout import Layout
-from hybrid.papers.published import table
+from hybrid.papers.published import recipe_heads, table
 from hybrid.released.scores import LANGUAGE, LENGTHS, RULER, stored
 
 if TYPE_CHECKING:
@@ -13,16 +14,6 @@ if TYPE_CHECKING:
 
 WIDTH = {"340M": 1024, "1.3B": 2048}
 """Hidden size by model scale; all have 24 blocks and 32,000 tokens."""
-MIXERS = {
-    "hgrn": {"model_type": "hgrn"},
-    "retnet": {"model_type": "retnet"},
-    "gla": {"model_type": "gla"},
-    "hgrn2": {"model_type": "hgrn2"},
-    "deltanet": {"model_type": "delta_net"},
-    "gated_deltanet": {"model_type": "gated_deltanet", "head_dim": 256, "expand_v": 1.0},
-    "transformer": {"model_type": "transformer"},
-}
-"""What the configs say of a mixer besides fla's defaults; known of Gated DeltaNet alone."""
 
 
 def expected_config(scale: str, mixer: str, ratio: str) -> dict:
@@ -44,18 +35,20 @@ def expected_config(scale: str, mixer: str, ratio: str) -> dict:
     known = set(zip(rows["model_scale"], rows["mixer"], rows["ratio_label"], strict=True))
     if (scale, mixer, ratio) not in known:
         raise ValueError(
-            f"no released model {scale} {mixer} {ratio}; allowed: {', '.join(WIDTH)}; {', '.join(MIXERS)}; "
+            f"no released model {scale} {mixer} {ratio}; allowed: {', '.join(WIDTH)}; {', '.join(rows['mixer'].unique())}; "
             f"{', '.join(dict.fromkeys(rows['ratio_label']))} (full: transformer alone)"
         )
     width = WIDTH[scale]
-    config = {"hidden_size": width, "num_hidden_layers": 24, "vocab_size": 32_000} | MIXERS[mixer]
+    config = {"hidden_size": width, "num_hidden_layers": 24, "vocab_size": 32_000}
     attention = {"num_heads": 16 if scale == "340M" else 32}
     if mixer == "transformer":
-        return config | attention
-    if mixer == "gated_deltanet":
-        config["num_heads"] = width // config["head_dim"]
-    if mixer == "deltanet":
-        config["num_heads"] = width // 128
+        return {"model_type": "transformer"} | config | attention
+    config["model_type"] = MIXERS[mixer].fla.model_type
+    heads = recipe_heads(mixer, width)
+    if "head_k_dim" in heads:
+        config |= {"head_dim": heads["head_k_dim"], "expand_v": heads["head_v_dim"] / heads["head_k_dim"]}
+    if heads and heads["num_heads"] != MIXERS[mixer].fla.keys["num_heads"]:
+        config["num_heads"] = heads["num_heads"]
     full = list(Layout.from_ratio(ratio, 24).full)
     return config | ({"attn": attention | {"layers": full}} if full else {})
 

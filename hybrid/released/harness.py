@@ -106,7 +106,7 @@ class Harness(TemplateLM):
         # Padding stands at the end, where a causal model does not see it.
         ids = pad_sequence([torch.tensor(row) for row in inputs], batch_first=True).to(self._device)
         self.tokens += ids.numel()
-        hidden, _ = self.model.model(ids)
+        hidden = self.model.model(ids).x
         sizes = [len(continuation) for _, continuation in pairs]
         ends = [len(row) for row in inputs]
         scored = torch.cat([h[end - n : end] for h, end, n in zip(hidden, ends, sizes, strict=True)])

@@ -27,7 +27,7 @@ KINDS = {
     ),
     "select": Kind("hybrid.selection.base:SelectSpec", "hybrid.selection.run:select"),
     "bench": Kind("hybrid.bench:BenchSpec", "hybrid.bench:measure"),
-    "consa": Kind("hybrid.selection.consa:ConsaSpec", "hybrid.selection.consa:consa"),
+    "consa": Kind("hybrid.selection.consa_spec:ConsaSpec", "hybrid.selection.consa:consa"),
 }
 """`kind` of a spec -> what belongs to it."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 
-from hybrid.config import RunSpec
+from hybrid.config import Layout, ModelConfig, RunSpec
 from hybrid.config.specs import Spec
 from hybrid.runs import provenance
 from hybrid.runs.store import Result
@@ -42,9 +42,7 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
 def family(spec: Spec) -> str:
     """The linear mixer of a model, or "full" where no block holds one; of work that is no training run
     `Spec.family`."""
-    if not isinstance(spec, RunSpec):
-        return spec.family
-    return spec.model.mixer if "L" in spec.model.layout.letters else "full"
+    return spec.model.mixer_name if isinstance(spec, RunSpec) else spec.family
 
 
 def variety(result: Result) -> str:
@@ -86,14 +84,17 @@ def _about(spec: Spec, result: Result | None, stale: Callable[[Result], bool]) -
         "layout": str(layout),
         "full_blocks": len(layout.full),
         "depth": spec.model.depth,
-        "mixer": spec.model.mixer,
-        "family": family(spec),
+        "mixer": spec.model.mixer_name,
         "conv": spec.model.conv,
-        "full_heads": " ".join(",".join(map(str, heads)) or "-" for heads in spec.model.full_heads or ()),
+        "full_heads": " ".join(",".join(map(str, heads)) or "-" for heads in _full_heads(spec.model)),
         "seed": spec.seed,
     }
     model = {name: value for name, value in _fields(spec.model).items() if name not in head}
     return {"run": head, "model": model, "task": _fields(spec.task), "train": _fields(spec.train)}
+
+
+def _full_heads(model: ModelConfig) -> tuple:
+    return (model.window and model.window.full_heads) or ()
 
 
 def _flatten(groups: dict[str, dict]) -> dict:
@@ -105,7 +106,17 @@ def _flatten(groups: dict[str, dict]) -> dict:
 
 
 def _fields(part) -> dict:
-    return {f.name: getattr(part, f.name) for f in fields(part)}
+    """Every field that is one value, those of parts inside with the name of their part in front."""
+    found = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        inside = is_dataclass(value) and not isinstance(value, Layout)
+        found |= (
+            {f"{field.name}_{name}": item for name, item in _fields(value).items()}
+            if inside
+            else {field.name: value}
+        )
+    return found
 
 
 def _scalars(values: dict) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -11,11 +9,9 @@ from hybrid.conversion.distillation import LitStage
 from hybrid.data.module import stream
 from hybrid.models.hybrid_lm import row_mean_loss
 from hybrid.selection import hard_concrete
+from hybrid.selection.consa_spec import ConsaSpec
 from hybrid.selection.masks import highest
 from hybrid.training.loop import learning_rate_factor
-
-if TYPE_CHECKING:
-    from hybrid.selection.consa import ConsaSpec
 
 START = 5.0
 """Alpha of every unit before training: all but surely full attention. ConSA's value, at second hand."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hybrid.config import ModelConfig
+from hybrid.config import ModelConfig, WindowConfig
 from hybrid.conversion.conversion import Morphable
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.attention import Attention
@@ -60,15 +60,16 @@ class WindowMasks(nn.Module):
 
     def rounded(self, full: Tensor) -> HybridLM:
         """A model of its own for masks of True and False [blocks, units], which computes no branch that it
-        does not use: a block with all heads full is `F`, one with some of them `W` with `full_heads`."""
+        does not use: a block with all heads full is `F`, one with some of them `W` with `WindowConfig.full_heads`."""
         rows = full.tolist()
         letters = "".join("F" if all(row) else "W" for row in rows)
         heads = tuple(() if all(row) else tuple(i for i, z in enumerate(row) if z) for row in rows)
         config = replace(
             self.model.config,
             layout=letters,
-            window=self.window if "W" in letters else None,
-            full_heads=heads if any(heads) else None,
+            window=WindowConfig(
+                self.window, heads if any(heads) else None, self.model.config.attention.rotary
+            ),
         )
         model = HybridLM(config).to(self.model.lm_head.weight)
         model.load_state_dict(self.model.state_dict())

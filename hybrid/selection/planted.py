@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 
-from hybrid.config import ModelConfig, TaskConfig, TrainConfig
+from hybrid.config import AttentionConfig, MLPConfig, ModelConfig, TaskConfig, TrainConfig
 from hybrid.conversion.conversion import Morphable
 from hybrid.data.corpus import text_vocab
 from hybrid.data.module import TaskData
@@ -49,7 +49,11 @@ def morphable() -> Morphable:
     """
     count, text = TASK.recall_vocab, text_vocab(TASK)
     config = ModelConfig(
-        "F" * DEPTH, vocab_size=text + count + len(MARKS), hidden_size=84, mlp_size=8, attn_heads=1
+        "F" * DEPTH,
+        attention=AttentionConfig(num_heads=1),
+        mlp=MLPConfig(size=8),
+        vocab_size=text + count + len(MARKS),
+        hidden_size=84,
     )
     model = HybridLM(config).requires_grad_(False)
     symbols, same = torch.arange(text, text + count), torch.eye(count)
@@ -61,7 +65,7 @@ def morphable() -> Morphable:
     model.lm_head.weight.zero_()[symbols, FOUND] = same
     # Channels i and i + 42 of a head turn together, the first pairs fast, the last ones hardly at all.
     fast, slow = torch.arange(8), torch.arange(26, 42)
-    angle = config.rope_theta ** (-fast / 42)
+    angle = config.attention.rotary.theta ** (-fast / 42)
     for index, block in enumerate(model.model.layers):
         block.mlp.down_proj.weight.zero_()
         q, k, v, o = (getattr(block.attn, f"{name}_proj").weight.zero_() for name in "qkvo")

@@ -11,10 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.config.geometry import linear_heads, mlp_size
+from hybrid.config import (
+    MIXERS,
+    AttentionConfig,
+    LinearConfig,
+    MLPConfig,
+    ModelConfig,
+    RunSpec,
+    TaskConfig,
+    TrainConfig,
+)
 from hybrid.config.layout import Layout
 from hybrid.models.cost import match_parameters, parameters
+from hybrid.models.mlps import inner_width
+from hybrid.papers.published import paper_mixers, recipe_heads
 
 if TYPE_CHECKING:
     import pandas
@@ -26,8 +36,8 @@ CONTEXT = 4096
 MLP_STEP = 64
 """Matched MLP widths are multiples of this, which tensor cores need to be fast."""
 SIZES = {
-    "340m": {"hidden_size": 1024, "attn_heads": 16, "tokens": 20e9, "batch_size": 128, "lr": 1e-3},
-    "1.3b": {"hidden_size": 2048, "attn_heads": 32, "tokens": 100e9, "batch_size": 256, "lr": 3e-4},
+    "340m": {"hidden_size": 1024, "num_heads": 16, "tokens": 20e9, "batch_size": 128, "lr": 1e-3},
+    "1.3b": {"hidden_size": 2048, "num_heads": 32, "tokens": 100e9, "batch_size": 256, "lr": 3e-4},
 }
 TASK = TaskConfig(
     corpus="hub:HuggingFaceFW/fineweb-edu:sample-100BT",
@@ -94,7 +104,7 @@ def paper(size: str, mixer: str, ratio: str, matched: bool = False, seed: int = 
 
     Args:
         size: "340m" or "1.3b".
-        mixer: one of `MIXERS`; a full-attention model has none and ignores it.
+        mixer: one of `paper_mixers`; a full-attention model has none and ignores it.
         ratio: one of `RATIOS`, under the period rule of the released checkpoints.
         matched: every mixer, full attention too, gets a short convolution of width 4, and the MLP's
             width makes all models of a size equal in parameters within 2 %. Otherwise the model is the
@@ -104,7 +114,11 @@ def paper(size: str, mixer: str, ratio: str, matched: bool = False, seed: int = 
     Raises:
         ValueError: a name that is not allowed, with the allowed ones.
     """
-    for name, value, allowed in (("size", size, SIZES), ("mixer", mixer, MIXERS), ("ratio", ratio, RATIOS)):
+    for name, value, allowed in (
+        ("size", size, SIZES),
+        ("mixer", mixer, paper_mixers()),
+        ("ratio", ratio, RATIOS),
+    ):
         if value not in allowed:
             raise ValueError(f"unknown {name} {value!r}; allowed: {', '.join(allowed)}")
     given = SIZES[size]
@@ -127,7 +141,7 @@ def paper(size: str, mixer: str, ratio: str, matched: bool = False, seed: int = 
 
 
 def paper_grid(
-    mixers: Sequence[str] = MIXERS,
+    mixers: Sequence[str] = paper_mixers(),
     ratios: Sequence[str] = RATIOS,
     seeds: Sequence[int] = (42,),
     arm: str = "matched",
@@ -179,12 +193,16 @@ def rehearsal(spec: RunSpec) -> RunSpec:
     """Twenty steps of the same recipe, a sixteenth as wide, on the last three blocks and on the standard
     library's text: what to run before renting machines, on the devices and with the strategy meant."""
     model = spec.model
-    small = {"hidden_size": model.hidden_size // 16, "mlp_size": 128, "vocab_size": 256}
-    if model.head_k_dim:
-        small |= {"head_k_dim": model.head_k_dim // 16, "head_v_dim": model.head_v_dim // 16}
+    linear = model.linear
+    if linear is not None and linear.head_k_dim:
+        narrow = {name: getattr(linear, name) // 16 for name in ("head_k_dim", "head_v_dim")}
+        linear = replace(linear, **narrow)
     return spec.with_(
         layout=str(model.layout)[-3:],
-        **small,
+        linear=linear,
+        mlp=MLPConfig(size=128),
+        hidden_size=model.hidden_size // 16,
+        vocab_size=256,
         corpus="stdlib",
         tokenizer="bytes",
         corpus_tokens=TaskConfig().corpus_tokens,
@@ -204,36 +222,27 @@ def choices(spec: RunSpec) -> pandas.DataFrame:
 
     model = spec.model
     values = {"seed": spec.seed} | vars(model) | vars(spec.task) | vars(spec.train)
-    heads = linear_heads(model).num if "L" in model.layout.letters else None
-    values |= {"layout": str(model.layout), "mlp_size": mlp_size(model), "num_heads": heads}
+    linear = model.linear and MIXERS[model.linear.mixer].heads_of(model).num
+    attention = model.attention and model.attention.num_heads
+    values |= {"layout": str(model.layout), "init_std": model.start.std, "mlp_size": inner_width(model)}
+    values |= {"num_heads": linear, "attn_heads": attention}
     rows = [(name, values[name], *known) for name, known in CHOICES.items()]
     return pd.DataFrame(rows, columns=["field", "value", "known", "source"])
 
 
 def _model(size: str, mixer: str, ratio: str, matched: bool) -> ModelConfig:
-    full = _build(size, "gated_deltanet", "full", matched)
-    if ratio == "full":
-        return full
     config = _build(size, mixer, ratio, matched)
-    if not matched:
+    if ratio == "full" or not matched:
         return config
-    return match_parameters(config, parameters(full), MLP_STEP)
+    return match_parameters(config, parameters(_build(size, mixer, "full", matched)), MLP_STEP)
 
 
 def _build(size: str, mixer: str, ratio: str, matched: bool) -> ModelConfig:
     h = SIZES[size]["hidden_size"]
-    heads = {
-        "retnet": {"num_heads": 8},
-        "gla": {"num_heads": 4},
-        "hgrn2": {"num_heads": h // 128},
-        "deltanet": {"num_heads": h // 128},
-        "gated_deltanet": {"num_heads": h // 256, "head_k_dim": 256, "head_v_dim": 256},
-    }
     return ModelConfig(
         layout=Layout.from_ratio(ratio, DEPTH),
-        mixer=mixer,
+        linear=LinearConfig(mixer, **recipe_heads(mixer, h)),
+        attention=AttentionConfig(SIZES[size]["num_heads"]),
         hidden_size=h,
-        attn_heads=SIZES[size]["attn_heads"],
         conv=4 if matched else "reference",
-        **({} if ratio == "full" else heads.get(mixer, {})),
     )

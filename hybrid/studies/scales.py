@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import (
+    MIXERS,
+    AttentionConfig,
+    LinearConfig,
+    MLPConfig,
+    ModelConfig,
+    RunSpec,
+    StartConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from hybrid.config.layout import Layout
 from hybrid.data.corpus import vocab_size
 from hybrid.models.cost import match_parameters, parameters
 from hybrid.studies.paper import Paper
 
+MAIN_MIXER = "gated_deltanet"
+"""The linear mixer where one stands for all: in benchmarks, and in conversions."""
 ARMS = {"matched": 4, "published": "reference"}
 """Arms of the grid and their short convolution (`ModelConfig.conv`). "matched": every mixer sees the three
 tokens before; "published": only the mixers whose reference has a convolution do."""
@@ -55,21 +67,20 @@ class Scale:
             raise ValueError(f"unknown arm {arm!r}; allowed: {', '.join(ARMS)}")
 
         def build(mixer: str, layout: Layout) -> ModelConfig:
-            head = self.hidden_size // self.heads
-            heads = {"num_heads": self.heads, "head_k_dim": head, "head_v_dim": head}
+            heads = MIXERS[mixer].heads_like(self.heads, self.hidden_size // self.heads)
             return ModelConfig(
                 layout=layout,
-                mixer=mixer,
+                linear=LinearConfig(mixer, **heads),
+                attention=AttentionConfig(self.heads),
+                mlp=MLPConfig(size=3 * self.hidden_size),
                 vocab_size=vocab_size(self.task),
                 hidden_size=self.hidden_size,
-                mlp_size=3 * self.hidden_size,
-                attn_heads=self.heads,
                 conv=ARMS[arm],
-                init_std=self.init_std,
-                **({} if mixer == "hgrn" else heads),
+                start=StartConfig(self.init_std),
             )
 
-        full = build("gated_deltanet", Layout.from_ratio("full", self.depth))
+        MIXERS.check(mixer)
+        full = build(mixer, Layout.from_ratio("full", self.depth))
         if layout == full.layout:
             return full
         return match_parameters(build(mixer, layout), parameters(full), self.mlp_multiple)
@@ -95,8 +106,7 @@ class Scale:
 
     def rate(self, config: ModelConfig) -> float:
         """Peak learning rate of a model: that of its linear mixer, if it holds one."""
-        kind = config.mixer if "L" in config.layout.letters else "full"
-        return self.rates.get(kind, self.train.lr)
+        return self.rates.get(config.mixer_name, self.train.lr)
 
 
 SCALES: dict[str, Scale | Paper] = {

@@ -11,7 +11,7 @@ from hybrid.config.specs import Spec
 from hybrid.conversion.conversion import AlignSpec, HybridSpec
 from hybrid.runs.store import Store
 from hybrid.selection.base import Selector, SelectSpec
-from hybrid.selection.consa import UNITS, ConsaSpec
+from hybrid.selection.consa_spec import UNITS, ConsaSpec
 from hybrid.selection.drawn import Random, Uniform
 from hybrid.selection.exhaustive import Exhaustive
 from hybrid.selection.flashmorph import FlashMorph
@@ -19,12 +19,12 @@ from hybrid.selection.masks import kept
 from hybrid.selection.restored import Restoration
 from hybrid.selection.scored import HaloRatio, OutputError, RecallAlone, RecallDrop
 from hybrid.studies.grid import SWEEP_SEED
-from hybrid.studies.scales import SCALES
+from hybrid.studies.scales import MAIN_MIXER, SCALES
 from hybrid.studies.selection_scales import SelectionScale, selection_scale
 
 CHEAP_SHARES = (0.25, 0.5, 0.75)
 """ConSA's targets: shares of the units that take the cheap branch."""
-BRANCH = "gated_deltanet"
+BRANCH = MAIN_MIXER
 """The linear mixer of the comparison."""
 OTHER_BRANCHES = ("gla", "retnet")
 """Further ones, to see whether the chosen blocks depend on the mixer. RetNet, whose decay is fixed, stands
@@ -41,7 +41,7 @@ def teacher(scale_name: str) -> RunSpec:
     size = selection_scale(scale_name)
     base = replace(SCALES[scale_name].resized(size.depth, size.teacher_steps), heads=size.heads)
     model = base.model(BRANCH, Layout.from_ratio("full", size.depth))
-    model = replace(model, attn_kv_heads=size.kv_heads)
+    model = replace(model, attention=replace(model.attention, num_kv_heads=size.kv_heads))
     task = replace(base.task, eval_sequences=size.eval_sequences)
     if size.seq_len is not None:
         lengths = tuple(factor * size.seq_len for factor in (1, 2, 4))

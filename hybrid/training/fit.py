@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from hybrid.checkpoints.checkpoint import save
 from hybrid.config import RunSpec
 from hybrid.data.corpus import vocab_size
 from hybrid.data.module import TaskData
@@ -40,7 +41,7 @@ class LitHybridLM(LitModule):
             sharding.shard(self.model, self.device_mesh)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(batch["input_ids"], labels=batch["labels"]).loss
+        return self.model(batch["input_ids"], labels=batch["labels"]).objective
 
 
 def fit(
@@ -90,7 +91,7 @@ def fit(
         with number_format(spec.train.precision):
             metrics = evaluate(module.model, data)
         if weights is not None:
-            module.model.save_pretrained(weights)
+            save(module.model, weights)
     except Diverged as error:
         status, message = "failed", str(error)
     if fingerprint is not None:

@@ -7,6 +7,7 @@ import torch
 from fla_stub import models
 
 from hybrid.bench import BenchSpec, clock, packed, train
+from hybrid.bench.step import Step, hybrid
 from hybrid.checkpoints.huggingface import renamed
 from hybrid.models.cost import parameters
 from hybrid.models.hybrid_lm import HybridLM
@@ -17,7 +18,7 @@ def test_the_peer_is_the_same_function_of_the_same_weights():
     peer = build(run)
     ours = HybridLM(run.model)
     ours.load_state_dict(renamed(peer.state_dict(), ours))
-    batch = train.Step(run, build, "cpu").batch()
+    batch = Step(run, build, "cpu").batch()
     torch.testing.assert_close(ours(batch["input_ids"]).logits, peer(batch["input_ids"]).logits)
 
 
@@ -41,13 +42,13 @@ def test_on_a_gpu_flas_models_with_our_weights_are_peers(monkeypatch):
     ]
     for name in peers:
         run, build = chosen[name]
-        theirs, ours = dict(build(run).named_parameters()), dict(train.hybrid(run).named_parameters())
+        theirs, ours = dict(build(run).named_parameters()), dict(hybrid(run).named_parameters())
         assert theirs.keys() == ours.keys()
         assert all(torch.equal(theirs[n], ours[n]) for n in ours), name
 
 
 def test_a_step_learns():
-    step = train.Step(*train.candidates("smoke")["hybrid gated_deltanet 2:1"], "cpu")
+    step = Step(*train.candidates("smoke")["hybrid gated_deltanet 2:1"], "cpu")
     batch = step.batch()
     before = step.forward(batch).item()
     for _ in range(5):
@@ -57,13 +58,13 @@ def test_a_step_learns():
 
 
 def test_peak_memory_is_that_of_one_model_among_several(monkeypatch):
-    class Still(train.Step):
+    class Still(Step):
         def __call__(self):
             pass
 
     step = Still(*train.candidates("smoke")["hybrid full"], "cpu")
     assert step.peak() is None
-    train.Step.__call__(step)
+    Step.__call__(step)
     parameters = list(step.model.parameters())
     counters = 4 * len(parameters)
     assert step.held() == 3 * 4 * sum(p.numel() for p in parameters) + counters
@@ -98,7 +99,7 @@ def test_tables_hold_every_candidate_and_part(monkeypatch):
 
 def test_another_number_of_parameters_is_refused(monkeypatch):
     monkeypatch.setattr(train, "parameters", lambda model: 7)
-    steps = {"transformers Llama": train.Step(*train.candidates("smoke")["transformers Llama"], "cpu")}
+    steps = {"transformers Llama": Step(*train.candidates("smoke")["transformers Llama"], "cpu")}
     with pytest.raises(
         ValueError, match=r"transformers Llama holds [\d,]+ parameters, not the 7 of its size"
     ):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fla_stub import models
+from flat import flat_config
 from safetensors.torch import load_file, save_file
 
 from hybrid.checkpoints.checkpoint import load, save
@@ -26,7 +27,7 @@ SMALL = {"vocab_size": 50, "hidden_size": 64, "mlp_size": 96, "attn_heads": 4, "
 
 
 def config_of(mixer: str, layout: str, **changes) -> ModelConfig:
-    return ModelConfig(layout=layout, mixer=mixer, **(SMALL | HEADS[mixer] | changes))
+    return flat_config(layout=layout, mixer=mixer, **(SMALL | HEADS[mixer] | changes))
 
 
 CONFIGS = {}

@@ -7,13 +7,14 @@ import warnings
 import pytest
 import torch
 from fla_stub import models
+from flat import flat_config
+from hybrid.checkpoints.fla_families import FAMILIES, SPEC, WITHOUT_EFFECT
+from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hybrid.checkpoints.fla_config import NotExpressible, from_fla, to_fla
-from hybrid.checkpoints.fla_families import FAMILIES, SPEC, WITHOUT_EFFECT
 from hybrid.config import MIXERS, ModelConfig
-from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hybrid.models.cost import parameters
 from hybrid.models.hybrid_lm import HybridLM
 
@@ -118,7 +119,7 @@ def test_released_hybrid(fla):
     attn = {"layers": layers, "num_heads": 16, "num_kv_heads": None, "window_size": None}
     given_ = RELEASED | {"hidden_size": 1024, "intermediate_size": 2816, "num_heads": 4, "attn": attn}
     config = from_fla(given_)
-    assert config == ModelConfig(
+    assert config == flat_config(
         layout="LLF" * 8,
         mixer="gated_deltanet",
         vocab_size=32_000,
@@ -157,7 +158,7 @@ def configs(draw):
     elif mixer != "hgrn":
         heads = {name: draw(st.integers(1, 60)) for name in ("num_heads", "head_k_dim", "head_v_dim")}
     attn_heads = draw(st.sampled_from((1, 2, 4, 8)))
-    return ModelConfig(
+    return flat_config(
         layout=layout,
         mixer=mixer,
         vocab_size=draw(st.integers(1, 999)),
@@ -218,5 +219,5 @@ def test_translation_is_its_own_inverse(config):
 @given(st.integers(1, 512), st.integers(1, 1024))
 @example(49, 1)
 def test_fla_cuts_the_expansion_down_to_the_same_width(k, v):
-    config = ModelConfig(layout="L", num_heads=1, head_k_dim=k, head_v_dim=v, hidden_size=64)
+    config = flat_config(layout="L", num_heads=1, head_k_dim=k, head_v_dim=v, hidden_size=64)
     assert int(k * to_fla(config)["expand_v"]) == v

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from flat import flat_config
 from safetensors.torch import load_file, save_file
 
 from hybrid.checkpoints.checkpoint import CheckpointSpec, load, save
 from hybrid.checkpoints.huggingface import FAMILIES, from_huggingface
-from hybrid.config import ModelConfig, TaskConfig, TrainConfig
+from hybrid.config import TaskConfig, TrainConfig
 from hybrid.conversion import distillation
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, student_config
 from hybrid.data.corpus import load_corpus, text_vocab
@@ -362,7 +363,7 @@ def test_one_step_of_alignment_lowers_the_loss(checkpoints):
 
 def test_any_full_attention_model_of_this_package_is_such_a_checkpoint(tmp_path, task):
     torch.manual_seed(0)
-    model = HybridLM(ModelConfig("FF", vocab_size=256, hidden_size=16, mlp_size=24, attn_heads=2, conv=3))
+    model = HybridLM(flat_config("FF", vocab_size=256, hidden_size=16, mlp_size=24, attn_heads=2, conv=3))
     with pytest.warns(UserWarning, match="a short convolution on attention"):
         save(model, tmp_path / "ours")
     spec = CheckpointSpec.of(tmp_path / "ours", task)

@@ -5,11 +5,12 @@ import json
 import math
 
 import pytest
+from flat import flat_config
+from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hybrid.runs import tables
 from hybrid.statistics.intervals import summary
 
@@ -76,14 +77,14 @@ def test_run_id_does_not_depend_on_how_a_spec_was_written(spec):
     backwards = {part: value for part, value in reversed(written.items())}
     backwards["model"] = dict(reversed(written["model"].items()))
     assert RunSpec.from_dict(backwards).run_id == spec.run_id
-    defaults = RunSpec(ModelConfig("L"), TaskConfig(), TrainConfig()).to_dict()
+    defaults = RunSpec(flat_config("L"), TaskConfig(), TrainConfig()).to_dict()
     for part in ("model", "task", "train"):
         given_fields = {k: v for k, v in written[part].items() if k == "layout" or v != defaults[part][k]}
         assert RunSpec.from_dict({**written, part: given_fields}).run_id == spec.run_id
 
 
 def test_whole_numbers_are_the_same_as_real_ones():
-    spec = RunSpec(ModelConfig("LF"), TaskConfig(), TrainConfig())
+    spec = RunSpec(flat_config("LF"), TaskConfig(), TrainConfig())
     assert spec.with_(recall_fraction=1).run_id == spec.with_(recall_fraction=1.0).run_id
     assert (
         spec.with_(rope_theta=10, betas=(0, 0)).run_id == spec.with_(rope_theta=10.0, betas=(0.0, 0.0)).run_id
@@ -91,7 +92,7 @@ def test_whole_numbers_are_the_same_as_real_ones():
 
 
 def test_run_id_is_the_same_on_every_machine():
-    spec = RunSpec(ModelConfig("LLF", "gla", hidden_size=64), TaskConfig(), TrainConfig(steps=500), seed=3)
+    spec = RunSpec(flat_config("LLF", "gla", hidden_size=64), TaskConfig(), TrainConfig(steps=500), seed=3)
     canonical = (
         '{"model":{"hidden_size":64,"layout":"LLF","mixer":"gla"},"seed":3,"task":{},"train":{"steps":500}}'
     )
@@ -99,7 +100,7 @@ def test_run_id_is_the_same_on_every_machine():
 
 
 def test_with_changes_one_field_of_any_part():
-    spec = RunSpec(ModelConfig("LLF"), TaskConfig(), TrainConfig())
+    spec = RunSpec(flat_config("LLF"), TaskConfig(), TrainConfig())
     changed = spec.with_(mixer="gla", seq_len=256, lr=3e-4, seed=2)
     assert (changed.model.mixer, changed.task.seq_len, changed.train.lr, changed.seed) == (
         "gla",
@@ -112,11 +113,11 @@ def test_with_changes_one_field_of_any_part():
         spec.with_(learning_rate=1)
 
 
-SPEC = RunSpec(ModelConfig("LF"), TaskConfig(), TrainConfig()).to_dict()
+SPEC = RunSpec(flat_config("LF"), TaskConfig(), TrainConfig()).to_dict()
 
 
 def masked(full_heads) -> ModelConfig:
-    return ModelConfig("WLF", hidden_size=48, attn_heads=6, attn_kv_heads=3, window=8, full_heads=full_heads)
+    return flat_config("WLF", hidden_size=48, attn_heads=6, attn_kv_heads=3, window=8, full_heads=full_heads)
 
 
 def test_full_heads_are_tuples_and_a_part_of_the_name():
@@ -134,14 +135,14 @@ def test_full_heads_are_tuples_and_a_part_of_the_name():
 
 
 def test_a_stretch_of_positions_is_numbers_and_reads_back():
-    spec = RunSpec(ModelConfig("LF", rope_stretch=[8, 1, 4, 64]), TaskConfig(), TrainConfig())
+    spec = RunSpec(flat_config("LF", rope_stretch=[8, 1, 4, 64]), TaskConfig(), TrainConfig())
     assert spec.model.rope_stretch == (8.0, 1.0, 4.0, 64.0)
     assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     for wrong in ((0.5, 1, 4, 64), (8, 4, 1, 64), (8, 1, 4, 0), (8, 1, 4), "llama3", 8):
         with pytest.raises(ValueError, match=r"rope_stretch must be \(factor, low, high, length\)"):
-            ModelConfig("LF", rope_stretch=wrong)
+            flat_config("LF", rope_stretch=wrong)
     with pytest.raises(ValueError, match="rope_stretch needs rotary positions"):
-        ModelConfig("LF", rope_theta=None, rope_stretch=(8, 1, 4, 64))
+        flat_config("LF", rope_theta=None, rope_stretch=(8, 1, 4, 64))
 
 
 def test_tables_can_be_grouped_by_full_heads():
@@ -156,33 +157,33 @@ def test_tables_can_be_grouped_by_full_heads():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ModelConfig("LF", "mamba"), "unknown mixer 'mamba'; allowed: hgrn, retnet, gla"),
-        (lambda: ModelConfig("LX"), "unknown block 'X' at position 1"),
-        (lambda: ModelConfig("LF", hidden_size=0), "hidden_size must be a whole number of at least 1; got 0"),
-        (lambda: ModelConfig("LF", vocab_size=True), "vocab_size must be a whole number"),
-        (lambda: ModelConfig("LF", mlp_size=2.5), "mlp_size must be a whole number of at least 1; got 2.5"),
-        (lambda: ModelConfig("LF", attn_heads=3), "attn_heads must divide hidden_size 1024; got 3"),
+        (lambda: flat_config("LF", "mamba"), "unknown mixer 'mamba'; allowed: hgrn, retnet, gla"),
+        (lambda: flat_config("LX"), "unknown block 'X' at position 1"),
+        (lambda: flat_config("LF", hidden_size=0), "hidden_size must be a whole number of at least 1; got 0"),
+        (lambda: flat_config("LF", vocab_size=True), "vocab_size must be a whole number"),
+        (lambda: flat_config("LF", mlp_size=2.5), "mlp_size must be a whole number of at least 1; got 2.5"),
+        (lambda: flat_config("LF", attn_heads=3), "attn_heads must divide hidden_size 1024; got 3"),
         (
-            lambda: ModelConfig("LF", attn_heads=8, attn_kv_heads=3),
+            lambda: flat_config("LF", attn_heads=8, attn_kv_heads=3),
             "attn_kv_heads must divide attn_heads 8; got 3",
         ),
-        (lambda: ModelConfig("F", hidden_size=12, attn_heads=4), "even number of channels a head; got 3"),
-        (lambda: ModelConfig("F", attn_head_dim=5), "even number of channels a head; got 5 (attn_head_dim,"),
+        (lambda: flat_config("F", hidden_size=12, attn_heads=4), "even number of channels a head; got 3"),
+        (lambda: flat_config("F", attn_head_dim=5), "even number of channels a head; got 5 (attn_head_dim,"),
         (
-            lambda: ModelConfig("F", attn_head_dim=0),
+            lambda: flat_config("F", attn_head_dim=0),
             "attn_head_dim must be a whole number of at least 1; got 0",
         ),
         (
-            lambda: ModelConfig("WF"),
+            lambda: flat_config("WF"),
             "window is needed if and only if the layout has a W block; got window=None",
         ),
-        (lambda: ModelConfig("LF", window=8), "got window=8 with layout LF"),
-        (lambda: ModelConfig("WF", window=0), "window must be a whole number of at least 1; got 0"),
+        (lambda: flat_config("LF", window=8), "got window=8 with layout LF"),
+        (lambda: flat_config("WF", window=0), "window must be a whole number of at least 1; got 0"),
         (
-            lambda: ModelConfig("LF", conv=1),
+            lambda: flat_config("LF", conv=1),
             "conv must be 'reference', 'none' or a width of at least 2; got 1",
         ),
-        (lambda: ModelConfig("LF", conv="some"), "got 'some'"),
+        (lambda: flat_config("LF", conv="some"), "got 'some'"),
         (lambda: masked(3), "full_heads must be None or one tuple of heads a block; got 3"),
         (lambda: masked([0]), "full_heads must be None or one tuple of heads a block; got [0]"),
         (lambda: masked([[0]]), "full_heads must hold 3 tuples, one a block; got 1"),
@@ -220,8 +221,8 @@ def test_tables_can_be_grouped_by_full_heads():
         (lambda: TrainConfig(weight_decay=-1), "weight_decay must be at least 0; got -1.0"),
         (lambda: TrainConfig(betas=(2.0,)), "betas must be two numbers from 0 to below 1; got (2.0,)"),
         (lambda: TrainConfig(betas=0.9), "betas must be a list; got 0.9"),
-        (lambda: ModelConfig("LF", init_std=-1), "init_std must be at least 0; got -1.0"),
-        (lambda: ModelConfig("LF", norm_eps=0), "norm_eps must be positive; got 0.0"),
+        (lambda: flat_config("LF", init_std=-1), "init_std must be at least 0; got -1.0"),
+        (lambda: flat_config("LF", norm_eps=0), "norm_eps must be positive; got 0.0"),
         (lambda: TaskConfig(pairs=4), "pairs must be a list; got 4"),
         (
             lambda: TaskConfig(seq_len=64, pairs=(1,), eval_pairs=(32,), eval_lengths=(64,)),
@@ -234,7 +235,7 @@ def test_tables_can_be_grouped_by_full_heads():
         (lambda: RunSpec.from_dict({**SPEC, "model": "LLLF"}), "a ModelConfig is a JSON object; got 'LLLF'"),
         (lambda: TrainConfig(precision="fp8"), "unknown precision 'fp8'; allowed: auto, 32-true"),
         (
-            lambda: RunSpec(ModelConfig("F"), TaskConfig(), TrainConfig(), seed=-1),
+            lambda: RunSpec(flat_config("F"), TaskConfig(), TrainConfig(), seed=-1),
             "seed must be a whole number from 0; got -1",
         ),
         (
@@ -261,13 +262,13 @@ def test_wrong_values_are_refused_by_name(call, message):
     ("config", "message"),
     [
         (
-            ModelConfig("L", "hgrn", num_heads=2),
+            flat_config("L", "hgrn", num_heads=2),
             "hgrn has a vector state and no heads; num_heads must be None",
         ),
-        (ModelConfig("L", "gla", hidden_size=64, num_heads=5), "num_heads must divide 32 channels; got 5"),
-        (ModelConfig("L", "hgrn2", hidden_size=64), "head_k_dim must divide 64 channels; got 128"),
+        (flat_config("L", "gla", hidden_size=64, num_heads=5), "num_heads must divide 32 channels; got 5"),
+        (flat_config("L", "hgrn2", hidden_size=64), "head_k_dim must divide 64 channels; got 128"),
         (
-            ModelConfig("L", "hgrn2", hidden_size=64, num_heads=2, head_k_dim=16),
+            flat_config("L", "hgrn2", hidden_size=64, num_heads=2, head_k_dim=16),
             "head_k_dim must be hidden_size / num_heads = 32; got 16",
         ),
     ],
@@ -290,26 +291,26 @@ def test_heads_that_do_not_fit_are_refused(config, message):
     ],
 )
 def test_default_heads_are_the_reference_configs(mixer, heads, state):
-    found = linear_heads(ModelConfig("L" * 24, mixer))
+    found = linear_heads(flat_config("L" * 24, mixer))
     assert found == heads
     assert found.num * found.k * found.v == state
 
 
 @pytest.mark.parametrize(("mixer", "inner"), [("gla", (2816, 5632)), ("retnet", (1536, 2816))])
 def test_default_mlp_sizes_are_the_reference_configs(mixer, inner):
-    assert tuple(mlp_size(ModelConfig("L", mixer, hidden_size=h)) for h in (1024, 2048)) == inner
+    assert tuple(mlp_size(flat_config("L", mixer, hidden_size=h)) for h in (1024, 2048)) == inner
 
 
 def test_heads_of_attention_have_a_width_of_their_own_if_asked():
-    assert ModelConfig("F", hidden_size=64, attn_heads=4).head_dim == 16
-    assert ModelConfig("F", hidden_size=64, attn_heads=3, attn_head_dim=10).head_dim == 10
+    assert flat_config("F", hidden_size=64, attn_heads=4).head_dim == 16
+    assert flat_config("F", hidden_size=64, attn_heads=3, attn_head_dim=10).head_dim == 10
 
 
 def test_convolution_arms():
     for mixer in MIXERS:
-        published = ModelConfig("LF", mixer)
-        matched = ModelConfig("LF", mixer, conv=3)
+        published = flat_config("LF", mixer)
+        matched = flat_config("LF", mixer, conv=3)
         assert conv_width(published, "L") == (4 if mixer in ("deltanet", "gated_deltanet") else 0)
         assert conv_width(published, "F") == 0
         assert conv_width(matched, "L") == conv_width(matched, "F") == 3
-        assert conv_width(ModelConfig("LF", mixer, conv="none"), "L") == 0
+        assert conv_width(flat_config("LF", mixer, conv="none"), "L") == 0

@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 import pytest
+from flat import flat_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Choice, Spec
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Stage
 from hybrid.runs import provenance, registry
 
-RUN = RunSpec(ModelConfig("FFF", vocab_size=384, hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
+RUN = RunSpec(flat_config("FFF", vocab_size=384, hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
 STAGE = Stage(TrainConfig(steps=10, warmup=1), seq_len=64, recall_fraction=0.5)
 ALIGN = AlignSpec(RUN, "gla", STAGE)
 HYBRID = HybridSpec(ALIGN, "LFL", STAGE, replace(STAGE, seq_len=256))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat import flat_config
 from torch.distributions import Categorical, kl_divergence
 
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
@@ -16,7 +17,7 @@ from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM
 
-TEACHER = ModelConfig(
+TEACHER = flat_config(
     "FFF", vocab_size=282, hidden_size=16, mlp_size=24, attn_heads=4, attn_kv_heads=2, conv=3, init_std=0.3
 )
 TASK = TaskConfig(

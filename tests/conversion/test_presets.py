@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat import flat_config
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, student_config
 from hybrid.conversion.distillation import LitAlign, LitDistill, LitFinetune, convert, stage_tokens
 from hybrid.conversion.presets import PRESETS
@@ -14,7 +15,7 @@ from hybrid.models.hybrid_lm import HybridLM
 from hybrid.runs import registry
 from hybrid.training.loop import learning_rate_factor
 
-MODEL = ModelConfig("FFF", vocab_size=282, hidden_size=8, mlp_size=16, attn_heads=2, conv=3, init_std=0.3)
+MODEL = flat_config("FFF", vocab_size=282, hidden_size=8, mlp_size=16, attn_heads=2, conv=3, init_std=0.3)
 TASK = TaskConfig(
     corpus_tokens=100_000,
     seq_len=16,

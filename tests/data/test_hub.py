@@ -4,10 +4,10 @@ import time
 
 import pytest
 import torch
+from flat import flat_config
 
 import hybrid.checkpoints.checkpoint
 from hybrid.checkpoints.checkpoint import load, save
-from hybrid.config import ModelConfig
 from hybrid.models.hybrid_lm import HybridLM
 
 
@@ -29,7 +29,7 @@ def test_hub_out_of_reach_is_said_at_once(monkeypatch):
 
 
 def test_from_the_hub_only_json_and_safetensors_are_asked_for(tmp_path, monkeypatch):
-    ours = HybridLM(ModelConfig(layout="L", mixer="hgrn", hidden_size=32, vocab_size=9))
+    ours = HybridLM(flat_config(layout="L", mixer="hgrn", hidden_size=32, vocab_size=9))
     save(ours, tmp_path)
     asked = {}
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat import flat_config
 
-from hybrid.config import ModelConfig, TaskConfig, TrainConfig
+from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 
@@ -125,7 +126,7 @@ def test_wrong_fields_are_refused(changes, said):
 
 
 def test_tasks_and_models_that_cannot_hold_them_are_refused():
-    model = ModelConfig("FF", vocab_size=273, hidden_size=16, attn_heads=2)
+    model = flat_config("FF", vocab_size=273, hidden_size=16, attn_heads=2)
     Passkeys(8, 1, (80,), (80,)).check(model, TASK)
     with pytest.raises(ValueError, match="9 passkeys of 1 symbols need a recall_vocab of at least 18"):
         Passkeys(9, 1, (90,), (90,)).check(model, TASK)

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from flat import flat_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ def blocks(draw) -> ModelConfig:
     """One window block, some but not all of whose key-value heads see the whole past."""
     kv_heads, group = draw(st.integers(2, 5)), draw(st.integers(1, 3))
     full = draw(st.sets(st.integers(0, kv_heads - 1), min_size=1, max_size=kv_heads - 1))
-    return ModelConfig(
+    return flat_config(
         "W",
         hidden_size=6 * kv_heads * group,
         attn_heads=kv_heads * group,
@@ -60,8 +61,8 @@ def text(config: ModelConfig, length: int) -> torch.Tensor:
     return torch.randn(2, length, config.hidden_size, generator=generator, dtype=torch.float64)
 
 
-WIDE = ModelConfig("W", hidden_size=24, attn_heads=4, attn_kv_heads=2, window=99, full_heads=((1,),))
-NARROW = ModelConfig("W", hidden_size=48, attn_heads=8, attn_kv_heads=4, window=5, full_heads=((0, 2),))
+WIDE = flat_config("W", hidden_size=24, attn_heads=4, attn_kv_heads=2, window=99, full_heads=((1,),))
+NARROW = flat_config("W", hidden_size=48, attn_heads=8, attn_kv_heads=4, window=5, full_heads=((0, 2),))
 
 
 @settings(max_examples=40, deadline=None)
@@ -136,13 +137,13 @@ def test_every_head_is_computed_once(monkeypatch):
 
 @torch.no_grad()
 def test_a_window_over_the_whole_text_is_a_full_block():
-    plain = ModelConfig("F", hidden_size=24, attn_heads=4, attn_kv_heads=2)
+    plain = flat_config("F", hidden_size=24, attn_heads=4, attn_kv_heads=2)
     x = text(WIDE, 31)
     torch.testing.assert_close(built(WIDE)(x)[0], built(plain)(x)[0], **TIGHT)
 
 
 def test_blocks_have_masks_of_their_own():
-    config = ModelConfig(
+    config = flat_config(
         "WFLWW", "gla", hidden_size=24, attn_heads=4, window=3, full_heads=((0,), (), (), (1, 3), ())
     )
     assert [build_mixer(config, index).spans for index in (0, 1, 3, 4)] == [
@@ -159,7 +160,7 @@ def test_blocks_have_masks_of_their_own():
 def test_generation_equals_reading_everything_again(chunk):
     torch.manual_seed(0)
     sizes = {"vocab_size": 40, "hidden_size": 32, "mlp_size": 48, "attn_heads": 4, "init_std": 0.3}
-    config = ModelConfig(
+    config = flat_config(
         "LWFW", "gla", num_heads=2, window=5, conv=3, full_heads=((), (1, 2), (), (0,)), **sizes
     )
     model = HybridLM(config).double()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from flat import flat_config
 
 from hybrid import config as configs
-from hybrid.config import ModelConfig
 from hybrid.mixers import MIXERS, build_mixer
 from hybrid.mixers.attention import Attention
 from hybrid.mixers.conv import ShortConv
@@ -155,7 +155,7 @@ def plain_attention(mixer, config, x, window):
 @torch.no_grad()
 def test_attention_equals_a_plain_loop(letter, fields):
     window = 4 if letter == "W" else None
-    config = ModelConfig(letter, hidden_size=32, attn_heads=4, window=window, **fields)
+    config = flat_config(letter, hidden_size=32, attn_heads=4, window=window, **fields)
     mixer = build_mixer(config, 0).double()
     assert isinstance(mixer, Attention)
     for parameter in mixer.parameters():
@@ -167,7 +167,7 @@ def test_attention_equals_a_plain_loop(letter, fields):
 
 
 def test_attention_has_the_reference_names():
-    config = ModelConfig("F", hidden_size=32, attn_heads=4, attn_kv_heads=2, qk_norm=True, conv=4)
+    config = flat_config("F", hidden_size=32, attn_heads=4, attn_kv_heads=2, qk_norm=True, conv=4)
     shapes = {name: tuple(value.shape) for name, value in build_mixer(config, 0).state_dict().items()}
     assert shapes == {
         "q_proj.weight": (32, 32),
@@ -190,11 +190,11 @@ def test_the_table_holds_every_mixer_a_config_may_name():
     ("config", "message"),
     [
         (
-            ModelConfig("L", "hgrn", head_v_dim=8),
+            flat_config("L", "hgrn", head_v_dim=8),
             "hgrn has a vector state and no heads; head_v_dim must be None",
         ),
-        (ModelConfig("L", "gla", hidden_size=64, num_heads=5), "num_heads must divide 32 channels; got 5"),
-        (ModelConfig("L", "retnet", num_heads=2, head_k_dim=7), "head_k_dim must be even; got 7"),
+        (flat_config("L", "gla", hidden_size=64, num_heads=5), "num_heads must divide 32 channels; got 5"),
+        (flat_config("L", "retnet", num_heads=2, head_k_dim=7), "head_k_dim must be even; got 7"),
     ],
 )
 def test_mixers_refuse_heads_that_do_not_fit(config, message):
@@ -207,7 +207,7 @@ def test_mixers_refuse_heads_that_do_not_fit(config, message):
 def test_gates_and_decays_stay_in_float32_under_bfloat16(mixer, monkeypatch):
     heads = {} if mixer == "hgrn" else {"num_heads": 2}
     heads |= {"head_k_dim": 8} if mixer == "gated_deltanet" else {}
-    layer = build_mixer(ModelConfig("LL", mixer, hidden_size=32, **heads), 1)
+    layer = build_mixer(flat_config("LL", mixer, hidden_size=32, **heads), 1)
     module = __import__(type(layer).__module__, fromlist=["_"])
     name = next(n for n in ("gated_scan", "gated_outer", "gated_delta") if hasattr(module, n))
     kernel, seen = getattr(module, name), {}

@@ -10,8 +10,9 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
+from flat import flat_config
 
-from hybrid.config import MIXERS, ModelConfig
+from hybrid.config import MIXERS
 from hybrid.mixers import build_mixer
 from hybrid.models.hybrid_lm import HybridLM
 
@@ -27,7 +28,7 @@ WIDTHS = {
 
 
 def our_config(mixer, conv, layout="LLL"):
-    return ModelConfig(
+    return flat_config(
         layout, mixer, vocab_size=40, hidden_size=HIDDEN, mlp_size=48, conv=conv, **WIDTHS[mixer]
     )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flat import flat_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +26,7 @@ def configs(draw) -> ModelConfig:
     kv_heads = draw(st.sampled_from([None, 1, 2, heads] if heads > 1 else [None, 1]))
     masks = st.sets(st.integers(0, (kv_heads or heads) - 1), max_size=(kv_heads or heads) - 1)
     full_heads = tuple(sorted(draw(masks)) if letter == "W" else () for letter in letters)
-    return ModelConfig(
+    return flat_config(
         letters,
         mixer,
         vocab_size=draw(st.integers(3, 40)),
@@ -62,14 +63,14 @@ def test_parameters_equal_the_built_model(config):
 @pytest.mark.parametrize("hidden", [1024, 2048], ids=["340M", "1.3B"])
 @pytest.mark.parametrize("layout", ["L" * 24, "LLF" * 8], ids=["pure", "3:1"])
 def test_parameters_at_the_sizes_of_the_paper(mixer, hidden, layout):
-    config = ModelConfig(layout, mixer, hidden_size=hidden)
+    config = flat_config(layout, mixer, hidden_size=hidden)
     assert cost.parameters(config) == sum(p.numel() for p in built(config).parameters())
 
 
 def test_parameters_of_a_released_checkpoint():
     """m-a-p/1.3B-100B-GatedDeltaNet-pure stores 5,865,376,000 bytes of float32, 24 x 8 of the numbers
     in a tensor `attn.D` that later versions of the mixer dropped."""
-    released = ModelConfig(
+    released = flat_config(
         "L" * 24, "gated_deltanet", hidden_size=2048, num_heads=8, head_k_dim=256, head_v_dim=256
     )
     assert 4 * (cost.parameters(released) + 24 * 8) == 5_865_376_000
@@ -100,7 +101,7 @@ def test_what_grows_with_the_length():
     at = {
         letter: [
             cost.cache_bytes(
-                ModelConfig(letter, "gla", **(sizes | ({} if letter == "W" else {"window": None}))), n
+                flat_config(letter, "gla", **(sizes | ({} if letter == "W" else {"window": None}))), n
             )
             for n in (4, 8, 16)
         ]
@@ -169,7 +170,7 @@ def test_attention_pairs_against_a_mask(length, window):
     ahead = np.arange(length)[:, None] - np.arange(length)
     full, wide = (ahead >= 0).sum(), ((ahead >= 0) & (ahead < window)).sum()
     for letter, pairs in (("F", full), ("W", wide)):
-        config = ModelConfig(letter, hidden_size=64, attn_heads=4, window=window if letter == "W" else None)
+        config = flat_config(letter, hidden_size=64, attn_heads=4, window=window if letter == "W" else None)
         assert cost.flops_by_part(config, length)["state"] * length == pytest.approx(4 * 64 * pairs)
 
 
@@ -177,7 +178,7 @@ def test_attention_pairs_against_a_mask(length, window):
 @given(st.integers(1, 40), st.integers(1, 50), st.sets(st.integers(0, 3), min_size=1, max_size=3))
 def test_a_full_head_costs_what_it_sees(length, window, full):
     heads = {"attn_heads": 8, "attn_kv_heads": 4, "attn_head_dim": 10}
-    config = ModelConfig("WWF", hidden_size=64, window=window, full_heads=((), sorted(full), ()), **heads)
+    config = flat_config("WWF", hidden_size=64, window=window, full_heads=((), sorted(full), ()), **heads)
     ahead = np.arange(length)[:, None] - np.arange(length)
     pairs = keys = 0
     for head in range(8):
@@ -195,7 +196,7 @@ def test_a_full_head_costs_what_it_sees(length, window, full):
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize(("conv", "head"), [("none", None), (4, None), (4, 6)])
 def test_flops_against_the_counter_of_pytorch(mixer, conv, head):
-    config = ModelConfig(
+    config = flat_config(
         "LFL", mixer, vocab_size=50, hidden_size=64, attn_heads=4, attn_kv_heads=2, conv=conv,
         attn_head_dim=head, **WIDTHS.get(mixer, {"num_heads": 4}),
     )  # fmt: skip
@@ -213,7 +214,7 @@ def test_flops_against_the_counter_of_pytorch(mixer, conv, head):
 
 
 def test_the_parts_add_up():
-    config = ModelConfig("LLF", "retnet", hidden_size=64, attn_heads=4)
+    config = flat_config("LLF", "retnet", hidden_size=64, attn_heads=4)
     parts = cost.flops_by_part(config, 32)
     assert cost.flops_per_token(config, 32) == sum(parts.values())
     assert cost.mixer_flops_per_token(config, 32) == sum(parts.values()) - parts["mlps"] - parts["head"]
@@ -236,7 +237,7 @@ def test_match_parameters_finds_the_closest(config, size):
 
 @pytest.mark.parametrize("multiple", [1, 8, 24])
 def test_no_other_multiple_comes_closer(multiple):
-    config = ModelConfig("LLF", "gla", vocab_size=1000, hidden_size=128, attn_heads=4)
+    config = flat_config("LLF", "gla", vocab_size=1000, hidden_size=128, attn_heads=4)
     for target in (1_000_000, 1_234_567, 2_000_000):
         found = cost.match_parameters(config, target, multiple).mlp_size
         assert found % multiple == 0
@@ -248,7 +249,7 @@ def test_no_other_multiple_comes_closer(multiple):
 
 
 def test_match_parameters_refuses_what_is_out_of_reach():
-    config = ModelConfig("LLLF", "gla", vocab_size=1000, hidden_size=64, attn_heads=4)
+    config = flat_config("LLLF", "gla", vocab_size=1000, hidden_size=64, attn_heads=4)
     with pytest.raises(ValueError, match=r"within 2% of 1,000 parameters; closest: [0-9,]+ at mlp_size 1"):
         cost.match_parameters(config, 1000)
 
@@ -272,7 +273,7 @@ def test_table7_formulas(mixer, flops):
 
 
 def test_wrong_input_is_named():
-    config = ModelConfig("F", hidden_size=64, attn_heads=4)
+    config = flat_config("F", hidden_size=64, attn_heads=4)
     with pytest.raises(ValueError, match="length must be a whole number of at least 1; got 0"):
         cost.flops_per_token(config, 0)
     with pytest.raises(ValueError, match=r"length must be a whole number of at least 1; got 2\.5"):

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from flat import flat_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
 
-from hybrid.config import MIXERS, ModelConfig
+from hybrid.config import MIXERS
 from hybrid.models.hybrid_lm import HybridLM, row_mean_loss
 
 VOCAB = 40
@@ -21,7 +22,7 @@ def build(layout="LFWL", mixer="gated_deltanet", seed=0, wide=True, **fields):
     """A small float64 model, by default with parameters large enough that every gate matters."""
     window = {"window": 5} if "W" in layout else {}
     shared = {"vocab_size": VOCAB, "hidden_size": 32, "mlp_size": 48, "attn_heads": 4, "attn_kv_heads": 2}
-    config = ModelConfig(layout, mixer, **{**shared, **window, **HEADS[mixer], **fields})
+    config = flat_config(layout, mixer, **{**shared, **window, **HEADS[mixer], **fields})
     torch.manual_seed(seed)
     model = HybridLM(config).double().eval()
     if wide:

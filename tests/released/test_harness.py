@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
+from flat import flat_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from hybrid.config import ModelConfig
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.released.harness import Harness, byte_tokenizer, read_tokenizer
 
@@ -20,7 +20,7 @@ TEXT = "The grass is green. The sky is blue. The sun is yellow. Here we go."
 def drawn(layout: str, mixer: str = "gated_deltanet", **more) -> HybridLM:
     torch.manual_seed(0)
     heads = {"num_heads": 2, "head_k_dim": 8, "head_v_dim": 8} if mixer == "gated_deltanet" else more
-    model = HybridLM(ModelConfig(layout, mixer, **SMALL, **heads))
+    model = HybridLM(flat_config(layout, mixer, **SMALL, **heads))
     # The most probable byte is then a character, so that generated text goes on and can be read back.
     with torch.no_grad():
         model.lm_head.weight[128:] = 0
@@ -188,7 +188,7 @@ def test_generation_that_is_not_done_is_refused_by_name(options, message):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="max_length must be at least 1; got 0"):
         Harness(MODEL, byte_tokenizer(), max_length=0)
-    small = HybridLM(ModelConfig("L", "hgrn", vocab_size=100, hidden_size=32))
+    small = HybridLM(flat_config("L", "hgrn", vocab_size=100, hidden_size=32))
     with pytest.raises(ValueError, match="the tokenizer has 256 ids; the model holds 100"):
         Harness(small, byte_tokenizer(), max_length=8)
     with pytest.raises(ValueError, match="a continuation has 9 tokens, more than max_length 8"):

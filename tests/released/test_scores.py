@@ -6,11 +6,11 @@ import time
 import pytest
 import torch
 from fla_stub import models
+from flat import flat_config
 from safetensors.torch import load_file, save_file
 
 from hybrid import cli
 from hybrid.checkpoints.fla_config import to_fla
-from hybrid.config import ModelConfig
 from hybrid.data import hub
 from hybrid.released import scores
 from hybrid.released.harness import byte_tokenizer
@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny-hybrid-3-1"
     shape = {"vocab_size": 256, "hidden_size": 32, "mlp_size": 48, "attn_heads": 2, "init_std": 0.3}
     heads = {"num_heads": 2, "head_k_dim": 8, "head_v_dim": 8}
-    config = to_fla(ModelConfig("LLF", "gated_deltanet", **shape, **heads)) | {"max_position_embeddings": 256}
+    config = to_fla(flat_config("LLF", "gated_deltanet", **shape, **heads)) | {"max_position_embeddings": 256}
     with pytest.MonkeyPatch.context() as patch:
         fla = models(patch)
         torch.manual_seed(0)

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 import test_training
 from fake_training import logged, result, spec
+from flat import flat_config
 
-from hybrid.config import MIXERS, ModelConfig
+from hybrid.config import MIXERS
 from hybrid.runs import pool, provenance, runner
 from hybrid.runs.store import Result, Store, StoreError, StoreWarning
 from hybrid.studies.paper import paper
@@ -322,7 +323,7 @@ def test_runs_a_gpu_allow_for_all_that_the_backward_pass_keeps(mixer):
     from hybrid.models.hybrid_lm import HybridLM
 
     layout = "FF" if mixer == "full" else "LL"
-    small = ModelConfig(layout, "gla" if mixer == "full" else mixer, 768, 256, 768, attn_heads=4, conv=4)
+    small = flat_config(layout, "gla" if mixer == "full" else mixer, 768, 256, 768, attn_heads=4, conv=4)
     if mixer not in ("full", "hgrn"):
         small = replace(small, num_heads=4, head_k_dim=64, head_v_dim=64)
     model, kept = HybridLM(small), {}

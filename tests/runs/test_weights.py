@@ -7,11 +7,12 @@ import sys
 import time
 
 import pytest
+from flat import flat_config
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.runs.kept_weights import kept
 
-SPEC = RunSpec(ModelConfig("FF", hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
+SPEC = RunSpec(flat_config("FF", hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
 MAKER = """
 import sys, time
 from pathlib import Path

@@ -13,7 +13,8 @@ from hybrid.conversion.distillation import device
 from hybrid.data.module import TaskData
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection import consa as module
-from hybrid.selection.consa import ConsaSpec, consa
+from hybrid.selection.consa import consa
+from hybrid.selection.consa_spec import ConsaSpec
 from hybrid.training.evaluation import text_loss
 
 TRAIN = TrainConfig(steps=4, batch_size=3, warmup=0, lr=1e-2, eval_every=2)

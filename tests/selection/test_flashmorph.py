@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from flat import flat_config
 
-from hybrid.config import ModelConfig, RunSpec, TrainConfig
+from hybrid.config import RunSpec, TrainConfig
 from hybrid.config.layout import Layout
 from hybrid.conversion.conversion import AlignSpec, Morphable
 from hybrid.conversion.distillation import output_errors
@@ -35,7 +36,7 @@ QUICK = replace(GATES, steps=30, batch_size=4, lr=0.1, eval_every=15)
 def morphable(branch: str = "gated_deltanet", window: int | None = None, seed: int = 0) -> Morphable:
     """A random teacher of three blocks with random second mixers, all frozen."""
     torch.manual_seed(seed)
-    config = ModelConfig(
+    config = flat_config(
         "FFF", vocab_size=BYTES + 26, hidden_size=16, mlp_size=24, attn_heads=4, attn_kv_heads=2, init_std=0.3
     )
     return Morphable(HybridLM(config), branch, window).requires_grad_(False)
@@ -305,7 +306,7 @@ def test_impossible_budgets_are_refused_before_any_work(budgets):
 
 
 def test_teachers_that_cannot_be_used_are_refused():
-    config = ModelConfig("FLF", hidden_size=16, attn_heads=4, num_heads=1, head_k_dim=8, head_v_dim=8)
+    config = flat_config("FLF", hidden_size=16, attn_heads=4, num_heads=1, head_k_dim=8, head_v_dim=8)
     with pytest.raises(ValueError, match="full attention in every block; got layout FLF"):
         Morphable(HybridLM(config), "gla")
     model = morphable()

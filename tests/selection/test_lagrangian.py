@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flat import flat_config
 from torch import nn
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.conversion.conversion import AlignSpec, Stage
 from hybrid.models.hybrid_lm import row_mean_loss
-from hybrid.selection.consa import ConsaSpec
+from hybrid.selection.consa_spec import ConsaSpec
 from hybrid.selection.hard_concrete import exceeds, mean
 from hybrid.selection.lagrangian import LitL1, LitLagrangian
 
@@ -31,7 +32,7 @@ class Worth(nn.Module):
 
 
 def spec(units: str = "layer", steps: int = STEPS, **changes) -> ConsaSpec:
-    model = ModelConfig("F" * 8, hidden_size=16, attn_heads=8, attn_kv_heads=4)
+    model = flat_config("F" * 8, hidden_size=16, attn_heads=8, attn_kv_heads=4)
     course = TrainConfig(steps=steps, warmup=0, weight_decay=0.0, eval_every=steps)
     run = RunSpec(model, TaskConfig(), course)
     given = {"share": 0.5, "learn": Stage(course), "train": Stage(course)} | changes

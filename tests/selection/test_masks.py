@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from flat import flat_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.config import ModelConfig
 from hybrid.conversion.conversion import Morphable
 from hybrid.conversion.distillation import device
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.masks import LinearMasks, MaskedAttention, WindowMasks, highest, interleaved, kept
 
-CONFIG = ModelConfig(
+CONFIG = flat_config(
     "FFF", vocab_size=31, hidden_size=24, mlp_size=20, attn_heads=6, attn_kv_heads=3, init_std=0.3
 )
 WINDOW = 5

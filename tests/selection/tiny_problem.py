@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from flat import flat_config
 from torch import nn
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
@@ -31,7 +32,7 @@ PASSKEYS = Passkeys(keys=2, size=3, lengths=(37,), eval_lengths=(41, 64), eval_s
 def config(depth: int) -> ModelConfig:
     """A model whose weights are so large that each mixer counts."""
     widths = {"hidden_size": 16, "mlp_size": 16, "attn_heads": 2, "init_std": 0.3}
-    return ModelConfig("F" * depth, vocab_size=vocab_size(TASK), **widths)
+    return flat_config("F" * depth, vocab_size=vocab_size(TASK), **widths)
 
 
 def text(monkeypatch) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from flat import flat_config
 
-from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import MIXERS, RunSpec, TaskConfig, TrainConfig
 from hybrid.training.cuda_graphs import recorded
 from hybrid.training.fit import fit
 from hybrid.training.loop import LitModule
@@ -19,7 +20,7 @@ ON_A_GPU = [
 
 def spec(mixer="gated_deltanet", **changes) -> RunSpec:
     heads = {} if mixer == "hgrn" else {"num_heads": 2, "head_k_dim": 16, "head_v_dim": 16}
-    model = ModelConfig(
+    model = flat_config(
         "LF", mixer=mixer, vocab_size=384, hidden_size=32, mlp_size=32, attn_heads=2, init_std=0.05, **heads
     )
     train = TrainConfig(steps=6, batch_size=4, warmup=2, eval_every=3, lr=1e-2, precision="32-true")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from flat import flat_config
 
-from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.runs.runner import work_folder
 from hybrid.training import fit as fitting
 from hybrid.training.fit import LitHybridLM, fit
@@ -23,7 +24,7 @@ TASK = TaskConfig(seq_len=16, pairs=(1, 2), eval_pairs=(2,), eval_lengths=(16,),
 
 
 def spec(**changes) -> RunSpec:
-    model = ModelConfig(
+    model = flat_config(
         "LF",
         vocab_size=384,
         hidden_size=16,

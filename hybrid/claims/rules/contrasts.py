@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hybrid.config import MIXERS
+from hybrid.papers.published import paper_mixers
 from hybrid.statistics.intervals import ANY
 from hybrid.studies.scales import ARMS
 
@@ -31,14 +32,7 @@ SEEDS = 3
 LAYOUTS = ("pure", "hybrids", "linear", "fewest", "densest", "full")
 PRINTED = 3
 """Most models whose missing seeds are named."""
-NAMES = {
-    "hgrn": "HGRN",
-    "retnet": "RetNet",
-    "gla": "GLA",
-    "hgrn2": "HGRN-2",
-    "deltanet": "DeltaNet",
-    "gated_deltanet": "Gated DeltaNet",
-}
+NAMES = {name: kind.label for name, kind in MIXERS.items()}
 
 
 class Undecided(Exception):
@@ -99,7 +93,7 @@ class Cells:
         if self.layouts == "full":
             found = found[full]
         else:
-            found = found[~full & found["mixer"].isin(self.mixers or MIXERS)]
+            found = found[~full & found["mixer"].isin(self.mixers or paper_mixers())]
             blocks = found["full_blocks"]
             hybrids = blocks[blocks > 0]
             match self.layouts:
@@ -292,4 +286,4 @@ def _off_chance(runs: pandas.DataFrame, terms: Sequence[tuple[float, Cells]]) ->
 
 def _mixers(runs: pandas.DataFrame) -> tuple[str, ...]:
     there = set(runs["mixer"])
-    return tuple(mixer for mixer in MIXERS if mixer in there)
+    return tuple(mixer for mixer in paper_mixers() if mixer in there)

@@ -12,7 +12,7 @@ import numpy as np
 from hybrid.claims.rules.base import Rule, attempt, check_count, decides
 from hybrid.claims.rules.contrasts import NAMES, Cells, Undecided, check_learnt, contrast
 from hybrid.claims.rules.verdicts import Relation, Verdict, together
-from hybrid.config import MIXERS
+from hybrid.papers.published import paper_mixers
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +51,7 @@ class Rises(Rule):
         return together(
             [
                 (attempt(runs, NAMES[m], self._terms(runs, (m,))), relation)
-                for m in self.mixers or MIXERS
+                for m in self.mixers or paper_mixers()
                 if (runs["mixer"] == m).any()
             ],
             self.count,

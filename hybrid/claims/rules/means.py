@@ -34,7 +34,7 @@ from hybrid.claims.rules.verdicts import (
     Verdict,
     together,
 )
-from hybrid.config import MIXERS
+from hybrid.papers.published import paper_mixers
 from hybrid.statistics import intervals
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class RankUnrelated(Rule):
     @decides
     def __call__(self, runs: pandas.DataFrame) -> Verdict:
         check_learnt(runs, [self.default])
-        there = [m for m in self.mixers or MIXERS if (runs["mixer"] == m).any()]
+        there = [m for m in self.mixers or paper_mixers() if (runs["mixer"] == m).any()]
         kept = [m for m in there if left_chance(runs, self.metric, m, [self.arm])]
         near = f"left out, near chance: {mixer_words([m for m in there if m not in kept])}"
         note = near if len(kept) < len(there) else ""
