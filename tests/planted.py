@@ -4,7 +4,9 @@ import itertools
 
 import pandas as pd
 
-from hybrid.config import MIXERS
+from hybrid.papers.published import paper_mixers
+
+MIXERS = paper_mixers()
 
 BLOCKS = {"pure": 0, "6:1": 1, "3:1": 2, "2:1": 3, "full": 6}
 
@@ -14,7 +16,16 @@ def noise(seed: int, *place) -> float:
     return ((-1, 0, 1)[seed % 3]) * 0.001 * (1 + sum(map(ord, "".join(map(str, place)))) % 3)
 
 
-def runs(value, *, metric="recall", chance=0.1, arms=("matched",), mixers=MIXERS, seeds=(0, 1, 2), full=0.98):
+def runs(
+    value,
+    *,
+    metric="recall",
+    chance=0.1,
+    arms=("matched",),
+    mixers=paper_mixers(),
+    seeds=(0, 1, 2),
+    full=0.98,
+):
     """Observations of a whole grid.
 
     Args:

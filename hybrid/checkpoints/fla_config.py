@@ -42,9 +42,10 @@ WITHOUT_EFFECT = frozenset(
     {"model_type", "architectures", "auto_map", "_name_or_path", "transformers_version", "dtype"}
     | {"torch_dtype", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "attn_mode"}
     | {"max_position_embeddings", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy"}
-    | {"fuse_linear_cross_entropy", "use_l2warp", "chunk_size"}
+    | {"fuse_linear_cross_entropy", "use_l2warp", "chunk_size", "residual_in_fp32"}
+    | {"conv_init", "A_init_range", "dt_min", "dt_max", "dt_init_floor", "rescale_prenorm_residual"}
 )
-"""Keys that choose a program or a tokenizer, not what the model computes."""
+"""Keys that choose a program, a start or a tokenizer, not what a trained model computes."""
 MAY_BE_NONE = frozenset({"hidden_ratio", "expand_ratio"})
 """Numbers that fla works out where they are null."""
 TRANSFORMER = Family(
@@ -109,7 +110,7 @@ def to_fla(config: ModelConfig) -> dict:
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.start.std,
-    } | family.fixed
+    } | {key: value for key, value in family.fixed.items() if not isinstance(value, tuple)}
     if config.mlp is not None:
         written["intermediate_size"] = inner_width(config)
     if config.linear is not None:
@@ -117,7 +118,9 @@ def to_fla(config: ModelConfig) -> dict:
         width = conv_width(config, kind.reference_conv)
         if "use_short_conv" in family.keys:
             written = {"use_short_conv": width > 0, "conv_size": width or family.keys["conv_size"]} | written
-        written |= family.write(kind.heads_of(config), config.hidden_size)
+        if family.conv_key:
+            written[family.conv_key] = width
+        written |= family.write(kind.heads_of(config), config)
     if "attn" not in family.keys and config.attention is None:
         return written
     specs = _attention_specs(config)
@@ -175,6 +178,7 @@ def _reasons(config: ModelConfig, family: Family) -> list[str]:
     if linear:
         width = conv_width(config, kind.reference_conv)
         lacking[f"a short convolution on {kind.name}"] = width and "use_short_conv" in family.fixed
+        lacking[f"{kind.name} without a convolution"] = family.conv_key and not width
         lacking |= dict.fromkeys(family.lacking(kind.heads_of(config), config), True)
     return [reason for reason, here in lacking.items() if here]
 
@@ -225,7 +229,7 @@ def _conv(name: str, family: Family, c: dict, fields: dict) -> int | str:
     if family is TRANSFORMER:
         return "reference"
     reference = MIXERS[fields["linear"].mixer].reference_conv
-    width = (c["conv_size"] if c["use_short_conv"] else 0) if "use_short_conv" in c else reference
+    width = c[family.conv_key] if family.conv_key else c["conv_size"] if c["use_short_conv"] else 0
     if width == reference:
         return "reference"
     if not width:
@@ -244,7 +248,7 @@ def _has_mlp(family: Family) -> bool:
 
 def _check(name: str, key: str, value, default, only: bool) -> None:
     if only:
-        if value != default:
+        if _from_json(value) != default:
             raise ValueError(f"{name} with {key}={value!r} is not supported; allowed: {default!r}")
     elif isinstance(default, (bool, int, float)) and not (value is None and key in MAY_BE_NONE):
         kinds = {bool: (bool,), int: (int,), float: (int, float)}[type(default)]
@@ -252,6 +256,13 @@ def _check(name: str, key: str, value, default, only: bool) -> None:
             raise ValueError(f"{name} config: {key} must be {kinds[-1].__name__}; got {value!r}")
         if value < (type(default) is int):
             raise ValueError(f"{name} config: {key} must be positive; got {value!r}")
+
+
+def _from_json(value):
+    """A value as fla's classes have it: JSON knows no tuples, and transformers writes infinity as an object."""
+    if isinstance(value, dict) and "__float__" in value:
+        return float(value["__float__"])
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value
 
 
 def _attention(attn: dict | list | None, depth: int, linear: str, qk_norm: bool) -> dict:

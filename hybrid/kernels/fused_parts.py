@@ -30,12 +30,13 @@ def l2_norm(x: Tensor, eps: float) -> Tensor:
     return imported("fla.modules.norm.l2norm", "l2norm")(x, eps)
 
 
-def short_conv(x: Tensor, weight: Tensor, tail: Tensor | None, silu: bool) -> Tensor:
-    """`hybrid.mixers.conv.ShortConv`: x [B, T, D], weight [D, W], tail [B, W - 1, D] or None."""
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, tail: Tensor | None, silu: bool) -> Tensor:
+    """`hybrid.mixers.conv.ShortConv`: x [B, T, D], weight [D, W], bias [D] or None, tail [B, W - 1, D] or
+    None."""
     convolve = imported("fla.modules.causal_conv1d", "causal_conv1d")
     # fla's state is [B, D, W], with one token more than is read.
     state = None if tail is None else F.pad(tail.mT, (1, 0))
-    return convolve(x, weight, initial_state=state, activation="silu" if silu else None)[0]
+    return convolve(x, weight, bias, initial_state=state, activation="silu" if silu else None)[0]
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

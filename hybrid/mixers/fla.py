@@ -29,12 +29,14 @@ class Family:
     """fla's defaults of the keys this family reads besides those of all families."""
     fixed: dict
     """Keys with the only value that `HybridLM` computes, which is fla's default."""
-    write: Callable[[Heads, int], dict] = lambda heads, hidden: {}
-    """Heads and hidden size -> fla's keys."""
+    write: Callable[[Heads, ModelConfig], dict] = lambda heads, config: {}
+    """Heads and config -> fla's keys."""
     read: Callable[[dict], dict] = lambda c: {}
     """fla's keys -> fields of `LinearConfig`."""
     lacking: Callable[[Heads, ModelConfig], list[str]] = lambda heads, config: []
     """Heads and config -> what fla's layer does not have, in words."""
+    conv_key: str | None = None
+    """Key that holds the width of its convolution where it always has one; None: `HYBRID` says it."""
     letters: str = "LFW"
     """Blocks that its models are made of, the linear one first."""
     in_file: Callable[[str], str] = str
@@ -54,12 +56,12 @@ def channels(key: str, width: float) -> int:
     return round(width)
 
 
-def write_expanded(heads: Heads, hidden: int) -> dict:
+def write_expanded(heads: Heads, config: ModelConfig) -> dict:
     """Keys of the families that give widths as multiples of the hidden size."""
     return {
         "num_heads": heads.num,
-        "expand_k": share(heads.num * heads.k, hidden),
-        "expand_v": share(heads.num * heads.v, hidden),
+        "expand_k": share(heads.num * heads.k, config.hidden_size),
+        "expand_v": share(heads.num * heads.v, config.hidden_size),
     }
 
 

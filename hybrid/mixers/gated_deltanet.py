@@ -20,7 +20,7 @@ STEP_FLOOR = 1e-4
 RATE_RANGE = (0.0, 16.0)
 
 
-def _write(heads: Heads, hidden: int) -> dict:
+def _write(heads: Heads, config: ModelConfig) -> dict:
     return {"num_heads": heads.num, "head_dim": heads.k, "expand_v": share(heads.v, heads.k)}
 
 

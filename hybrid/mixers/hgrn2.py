@@ -14,7 +14,7 @@ from hybrid.mixers.hgrn import forget_gate
 from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm
 
 
-def _write(heads: Heads, hidden: int) -> dict:
+def _write(heads: Heads, config: ModelConfig) -> dict:
     return {"num_heads": heads.num, "expand_ratio": heads.k}
 
 

@@ -8,15 +8,23 @@ import pytest
 import torch
 from fla_stub import models
 from flat import flat_config
-from hybrid.checkpoints.fla_families import FAMILIES, SPEC, WITHOUT_EFFECT
-from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hybrid.checkpoints.fla_config import NotExpressible, from_fla, to_fla
+from hybrid.checkpoints.fla_config import (
+    SPEC,
+    WITHOUT_EFFECT,
+    NotExpressible,
+    defaults,
+    families,
+    from_fla,
+    to_fla,
+)
 from hybrid.config import MIXERS, ModelConfig
+from hybrid.mixers.base import conv_width
 from hybrid.models.cost import parameters
 from hybrid.models.hybrid_lm import HybridLM
+from hybrid.models.mlps import inner_width
 
 
 @pytest.fixture
@@ -24,15 +32,15 @@ def fla(monkeypatch):
     return models(monkeypatch)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sorted(families()))
 def test_table_of_defaults_is_that_of_the_installed_classes(fla, name):
-    family = FAMILIES[name]
+    family = families()[name]
     cls = getattr(fla, family.architecture).config_class
     assert cls.model_type == name
     signature = inspect.signature(cls.__init__).parameters.values()
     theirs = {p.name: p.default for p in signature if p.default is not inspect.Parameter.empty}
-    assert {key: theirs[key] for key in family.defaults} == family.defaults
-    assert theirs.keys() - family.defaults.keys() <= WITHOUT_EFFECT
+    assert {key: theirs[key] for key in defaults(family)} == defaults(family)
+    assert theirs.keys() - defaults(family).keys() <= WITHOUT_EFFECT
 
 
 def test_table_of_attention_defaults_is_that_of_the_installed_parser(fla):
@@ -45,7 +53,7 @@ def test_table_of_attention_defaults_is_that_of_the_installed_parser(fla):
 GDN = {"model_type": "gated_deltanet", "num_hidden_layers": 2}
 ATTN = {"layers": [1], "num_heads": 4}
 REFUSED = {
-    "model type": ({"model_type": "mamba2"}, "mamba2.*allowed: hgrn, retnet"),
+    "model type": ({"model_type": "rwkv7"}, "rwkv7.*allowed: delta_net, gated_deltanet"),
     "no model type": ({}, "model_type None"),
     "no gate": (GDN | {"use_gate": False}, "use_gate=False.*allowed: True"),
     "value heads": (GDN | {"num_v_heads": 12}, "num_v_heads=12"),
@@ -83,14 +91,15 @@ def test_unknown_keys_are_named_and_as_many_groups_as_heads_is_no_grouping():
     assert from_fla(GDN | {"num_v_heads": 6}) == from_fla(GDN)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sorted(families()))
 def test_an_empty_config_is_flas_default_model(fla, name):
     config = from_fla({"model_type": name})
-    cls = getattr(fla, FAMILIES[name].architecture)
+    rename = families()[name].in_file
+    cls = getattr(fla, families()[name].architecture)
     with torch.device("meta"):
         theirs, ours = cls(cls.config_class()), HybridLM(config)
     shapes = {key: p.shape for key, p in theirs.named_parameters()}
-    assert {key: p.shape for key, p in ours.named_parameters()} == shapes
+    assert {rename(key): p.shape for key, p in ours.named_parameters()} == shapes
     assert parameters(config) == sum(p.numel() for p in theirs.parameters())
 
 
@@ -149,14 +158,18 @@ def test_released_pure_model_has_the_published_size():
 
 @st.composite
 def configs(draw):
-    mixer = draw(st.sampled_from(MIXERS))
-    layout = draw(st.text("LFW", min_size=1, max_size=6))
+    mixer = draw(st.sampled_from(sorted(MIXERS)))
+    layout = draw(st.text("l" if mixer == "mamba2" else "LFW", min_size=1, max_size=6))
     hidden = draw(st.sampled_from((48, 64, 96, 192)))
     heads = {}
     if mixer == "hgrn2":
         heads["num_heads"] = draw(st.sampled_from([n for n in range(1, 9) if hidden % n == 0]))
     elif mixer != "hgrn":
         heads = {name: draw(st.integers(1, 60)) for name in ("num_heads", "head_k_dim", "head_v_dim")}
+    if mixer == "retnet":
+        heads["head_k_dim"] *= 2
+    if mixer == "mamba2":
+        heads["num_groups"] = draw(st.sampled_from([n for n in (1, 2, 3) if heads["num_heads"] % n == 0]))
     attn_heads = draw(st.sampled_from((1, 2, 4, 8)))
     return flat_config(
         layout=layout,
@@ -181,27 +194,32 @@ def configs(draw):
 def meaning(config: ModelConfig) -> tuple:
     """Everything a config decides, with what no block of its layout reads left out."""
     letters = config.layout.letters
-    attention = (config.attn_heads, config.kv_heads, config.rope_theta, config.qk_norm, config.qkv_bias)
+    heads, kind = config.attention, config.linear and MIXERS[config.linear.mixer]
     return (
         letters,
-        (config.mixer, linear_heads(config)) if "L" in letters else None,
-        attention if set(letters) - {"L"} else None,
-        [conv_width(config, letter) for letter in letters],
-        (mlp_size(config), config.window, config.vocab_size, config.hidden_size),
-        (config.tie_embeddings, config.norm_eps, config.init_std),
+        kind and (kind, kind.heads_of(config), config.linear.num_groups or 1),
+        heads and (heads.num_heads, config.kv_heads, heads.qk_norm, heads.qkv_bias),
+        config.layout.uses("full") and heads.rotary,
+        config.window,
+        [conv_width(config, kind.reference_conv if letter in "Ll" else 0) for letter in letters],
+        (config.mlp and inner_width(config), config.vocab_size, config.hidden_size),
+        (config.tie_embeddings, config.norm_eps, config.start),
     )
 
 
 @settings(max_examples=300, deadline=None)
 @given(configs())
 def test_translation_is_its_own_inverse(config):
-    letters = set(config.layout.letters)
-    linear, attention = "L" in letters, bool(letters & {"F", "W"})
+    letters, heads = set(config.layout.letters), config.attention
+    linear, attention, mixer = config.linear is not None, heads is not None, config.mixer_name
+    turned = heads and heads.rotary and (config.window is None or config.window.rotary)
     expressible = (
         (linear or len(letters) == 1)
-        and not (attention and (isinstance(config.conv, int) or config.rope_theta is None))
-        and not (linear and attention and config.qk_norm)
-        and not (linear and config.mixer == "retnet" and isinstance(config.conv, int))
+        and (letters == {"l"} if mixer == "mamba2" else "l" not in letters)
+        and not (attention and (isinstance(config.conv, int) or not turned))
+        and not (linear and attention and heads.qk_norm)
+        and not (mixer == "retnet" and isinstance(config.conv, int))
+        and not (mixer == "mamba2" and config.conv == "none")
     )
     if not expressible:
         with pytest.raises(NotExpressible):

@@ -117,7 +117,7 @@ def test_logits_and_gradients_are_those_of_transformers(checkpoints, case):
 def test_pieces_and_decoding_equal_the_full_pass(checkpoints, case):
     theirs, folder = checkpoints(case)
     ours, prompt = load(folder), tokens(7)
-    _, _, state = ours(prompt[:, :4])
+    state = ours(prompt[:, :4]).state
     rest = ours(prompt[:, 4:], state=state).logits
     torch.testing.assert_close(rest, ours(prompt).logits[:, 4:], rtol=1e-4, atol=1e-4)
     expected = prompt
@@ -167,7 +167,7 @@ def test_configs_of_transformers_4_are_read():
         "num_key_value_heads": 2,
     }
     config = from_huggingface(SIZES | older)
-    assert config.rope_theta == 1e6 and config.qkv_bias and config.kv_heads == 2
+    assert config.attention.rotary.theta == 1e6 and config.attention.qkv_bias and config.kv_heads == 2
     with pytest.warns(UserWarning, match="logit_scale"):
         from_huggingface(SIZES | older | {"logit_scale": 2})
 
@@ -175,7 +175,7 @@ def test_configs_of_transformers_4_are_read():
 def test_a_stretch_is_read_from_either_version_and_its_length_from_the_model_where_it_is_not_named():
     stretch = {key: value for key, value in LLAMA3.items() if key != "rope_theta"}
     expected = from_huggingface({"model_type": "llama"} | SIZES | {"rope_parameters": LLAMA3})
-    assert expected.rope_stretch == (8.0, 1.0, 4.0, 40.0)
+    assert expected.attention.rotary.stretch == (8.0, 1.0, 4.0, 40.0)
     older = {"model_type": "llama", "rope_theta": 50.0, "rope_scaling": stretch}
     assert from_huggingface(SIZES | older) == expected
     del stretch["original_max_position_embeddings"]

@@ -156,7 +156,7 @@ def planted_suite(specs, easy=("niah_single_1", "qa_1"), wide=True):
             "layout": str(spec.model.layout),
             "full_blocks": len(spec.model.layout.full),
             "depth": spec.model.depth,
-            "mixer": spec.model.mixer,
+            "mixer": spec.model.mixer_name,
             "seed": spec.seed,
         }
         for spec in specs

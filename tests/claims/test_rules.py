@@ -8,7 +8,9 @@ import pytest
 from planted import runs
 
 from hybrid.claims import rules
-from hybrid.config import MIXERS
+from hybrid.papers.published import paper_mixers
+
+MIXERS = paper_mixers()
 
 SUPPORTED, NOT, OPEN = rules.SUPPORTED, rules.NOT_SUPPORTED, rules.INCONCLUSIVE
 MORE = dict.fromkeys(("hgrn2", "gla", "deltanet", "gated_deltanet"), 0.2)

@@ -3,14 +3,18 @@
 import hashlib
 import json
 import math
+import string
+from dataclasses import replace
 
 import pytest
 from flat import flat_config
-from hybrid.config.geometry import conv_width, linear_heads, mlp_size
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import MIXERS, ExpertsConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config.layout import LETTERS
+from hybrid.mixers.base import conv_width
+from hybrid.models.mlps import inner_width
 from hybrid.runs import tables
 from hybrid.statistics.intervals import summary
 
@@ -18,24 +22,26 @@ from hybrid.statistics.intervals import summary
 @st.composite
 def full_heads_of(draw, layout: str) -> list[list[int]] | None:
     """Any choice of full heads for two key-value heads: lists, as JSON gives them."""
-    masks = [draw(st.sampled_from([[], [0], [1]])) if letter == "W" else [] for letter in layout]
+    masks = [draw(st.sampled_from([[], [0], [1]])) if letter in "Ww" else [] for letter in layout]
     return masks if any(masks) else None
 
 
 def with_layout(layout: str) -> st.SearchStrategy[ModelConfig]:
-    windowed = {"window": st.integers(1, 9), "full_heads": full_heads_of(layout)} if "W" in layout else {}
-    return st.builds(ModelConfig, layout=st.just(layout), attn_kv_heads=st.just(2), **windowed)
+    windowed = (
+        {"window": st.integers(1, 9), "full_heads": full_heads_of(layout)} if {"W", "w"} & set(layout) else {}
+    )
+    return st.builds(flat_config, layout=st.just(layout), attn_kv_heads=st.just(2), **windowed)
 
 
-model_configs = st.text(alphabet="LFW", min_size=1, max_size=8).flatmap(with_layout) | st.builds(
-    ModelConfig,
-    layout=st.text(alphabet="LF", min_size=1, max_size=8),
-    mixer=st.sampled_from(MIXERS),
+model_configs = st.text(alphabet="LFWlfwm", min_size=1, max_size=8).flatmap(with_layout) | st.builds(
+    flat_config,
+    layout=st.text(alphabet="LFPlfpm", min_size=1, max_size=8),
+    mixer=st.sampled_from(sorted(MIXERS)),
     vocab_size=st.integers(2, 1000),
-    hidden_size=st.sampled_from([64, 128]),
+    hidden_size=st.sampled_from([128, 256]),
     mlp_size=st.none() | st.integers(1, 300),
     attn_heads=st.sampled_from([2, 4]),
-    attn_head_dim=st.none() | st.sampled_from([2, 10]),
+    attn_head_dim=st.none() | st.sampled_from([4, 12]),
     qkv_bias=st.booleans(),
     qk_norm_eps=st.sampled_from([1e-5, 1e-6]),
     rope_theta=st.none() | st.sampled_from([1e4, 5e5]),
@@ -79,30 +85,33 @@ def test_run_id_does_not_depend_on_how_a_spec_was_written(spec):
     assert RunSpec.from_dict(backwards).run_id == spec.run_id
     defaults = RunSpec(flat_config("L"), TaskConfig(), TrainConfig()).to_dict()
     for part in ("model", "task", "train"):
-        given_fields = {k: v for k, v in written[part].items() if k == "layout" or v != defaults[part][k]}
+        given_fields = {
+            k: v for k, v in written[part].items() if k in ("layout", "linear") or v != defaults[part][k]
+        }
         assert RunSpec.from_dict({**written, part: given_fields}).run_id == spec.run_id
 
 
 def test_whole_numbers_are_the_same_as_real_ones():
     spec = RunSpec(flat_config("LF"), TaskConfig(), TrainConfig())
     assert spec.with_(recall_fraction=1).run_id == spec.with_(recall_fraction=1.0).run_id
-    assert (
-        spec.with_(rope_theta=10, betas=(0, 0)).run_id == spec.with_(rope_theta=10.0, betas=(0.0, 0.0)).run_id
-    )
+    assert spec.with_(betas=(0, 0)).run_id == spec.with_(betas=(0.0, 0.0)).run_id
+    whole, real = (flat_config("LF", rope_theta=theta, init_std=int(theta)) for theta in (10, 10.0))
+    assert spec.with_(**vars(whole)).run_id == spec.with_(**vars(real)).run_id
 
 
 def test_run_id_is_the_same_on_every_machine():
     spec = RunSpec(flat_config("LLF", "gla", hidden_size=64), TaskConfig(), TrainConfig(steps=500), seed=3)
     canonical = (
-        '{"model":{"hidden_size":64,"layout":"LLF","mixer":"gla"},"seed":3,"task":{},"train":{"steps":500}}'
+        '["run",{"model":{"hidden_size":64,"layout":"LLF","linear":{"mixer":"gla"}},"seed":3,"task":{},'
+        '"train":{"steps":500}}]'
     )
     assert spec.run_id == hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def test_with_changes_one_field_of_any_part():
     spec = RunSpec(flat_config("LLF"), TaskConfig(), TrainConfig())
-    changed = spec.with_(mixer="gla", seq_len=256, lr=3e-4, seed=2)
-    assert (changed.model.mixer, changed.task.seq_len, changed.train.lr, changed.seed) == (
+    changed = spec.with_(linear="gla", seq_len=256, lr=3e-4, seed=2)
+    assert (changed.model.mixer_name, changed.task.seq_len, changed.train.lr, changed.seed) == (
         "gla",
         256,
         3e-4,
@@ -122,27 +131,25 @@ def masked(full_heads) -> ModelConfig:
 
 def test_full_heads_are_tuples_and_a_part_of_the_name():
     one, other, none = (masked(heads) for heads in ([[0, 2], [], []], [[0], [], []], None))
-    assert one.full_heads == ((0, 2), (), ())
+    assert one.window.full_heads == ((0, 2), (), ())
     specs = [RunSpec(model, TaskConfig(), TrainConfig()) for model in (one, other, none)]
     assert len({spec.run_id for spec in specs}) == 3
     assert len(set(specs)) == 3
     written = json.loads(json.dumps(specs[0].to_dict()))
-    assert written["model"]["full_heads"] == [[0, 2], [], []]
+    assert written["model"]["window"]["full_heads"] == [[0, 2], [], []]
     assert RunSpec.from_dict(written) == specs[0]
     old = specs[2].to_dict()
-    del old["model"]["full_heads"]
+    del old["model"]["window"]["full_heads"]
     assert RunSpec.from_dict(old).run_id == specs[2].run_id
 
 
 def test_a_stretch_of_positions_is_numbers_and_reads_back():
     spec = RunSpec(flat_config("LF", rope_stretch=[8, 1, 4, 64]), TaskConfig(), TrainConfig())
-    assert spec.model.rope_stretch == (8.0, 1.0, 4.0, 64.0)
+    assert spec.model.attention.rotary.stretch == (8.0, 1.0, 4.0, 64.0)
     assert RunSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     for wrong in ((0.5, 1, 4, 64), (8, 4, 1, 64), (8, 1, 4, 0), (8, 1, 4), "llama3", 8):
-        with pytest.raises(ValueError, match=r"rope_stretch must be \(factor, low, high, length\)"):
+        with pytest.raises(ValueError, match=r"stretch must be \(factor, low, high, length\)"):
             flat_config("LF", rope_stretch=wrong)
-    with pytest.raises(ValueError, match="rope_stretch needs rotary positions"):
-        flat_config("LF", rope_theta=None, rope_stretch=(8, 1, 4, 64))
 
 
 def test_tables_can_be_grouped_by_full_heads():
@@ -157,28 +164,49 @@ def test_tables_can_be_grouped_by_full_heads():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: flat_config("LF", "mamba"), "unknown mixer 'mamba'; allowed: hgrn, retnet, gla"),
+        (lambda: flat_config("LF", "mamba"), "unknown mixer 'mamba'; allowed: deltanet, gated_deltanet, gla"),
         (lambda: flat_config("LX"), "unknown block 'X' at position 1"),
         (lambda: flat_config("LF", hidden_size=0), "hidden_size must be a whole number of at least 1; got 0"),
         (lambda: flat_config("LF", vocab_size=True), "vocab_size must be a whole number"),
-        (lambda: flat_config("LF", mlp_size=2.5), "mlp_size must be a whole number of at least 1; got 2.5"),
-        (lambda: flat_config("LF", attn_heads=3), "attn_heads must divide hidden_size 1024; got 3"),
+        (lambda: flat_config("LF", mlp_size=2.5), "size must be a whole number of at least 1; got 2.5"),
+        (lambda: flat_config("LF", attn_heads=3), "attention.num_heads must divide hidden_size 1024; got 3"),
         (
             lambda: flat_config("LF", attn_heads=8, attn_kv_heads=3),
-            "attn_kv_heads must divide attn_heads 8; got 3",
+            "num_kv_heads must divide num_heads 8; got 3",
         ),
         (lambda: flat_config("F", hidden_size=12, attn_heads=4), "even number of channels a head; got 3"),
-        (lambda: flat_config("F", attn_head_dim=5), "even number of channels a head; got 5 (attn_head_dim,"),
+        (
+            lambda: flat_config("F", attn_head_dim=5),
+            "even number of channels a head; got 5 (attention.head_dim,",
+        ),
         (
             lambda: flat_config("F", attn_head_dim=0),
-            "attn_head_dim must be a whole number of at least 1; got 0",
+            "head_dim must be a whole number of at least 1; got 0",
         ),
         (
             lambda: flat_config("WF"),
-            "window is needed if and only if the layout has a W block; got window=None",
+            "layout WF has blocks that need `window`; got None",
         ),
-        (lambda: flat_config("LF", window=8), "got window=8 with layout LF"),
-        (lambda: flat_config("WF", window=0), "window must be a whole number of at least 1; got 0"),
+        (
+            lambda: ModelConfig("LF"),
+            "need `linear`; got None; its mixer is one of deltanet, gated_deltanet, gla",
+        ),
+        (lambda: flat_config("LFe"), "layout LFe has blocks that need `experts`; got None"),
+        (
+            lambda: flat_config("P", attn_head_dim=6),
+            "heads of half the width, even where positions are rotary; got 6",
+        ),
+        (lambda: flat_config("P", "gla", num_heads=2, head_k_dim=7), "half the width; head_k_dim is 7"),
+        (
+            lambda: flat_config("F", mlp_kind="relu"),
+            "unknown kind of MLP 'relu'; allowed: swiglu, squared_relu",
+        ),
+        (lambda: ExpertsConfig("routed", 8, 2, 16), "unknown kind of experts 'routed'; allowed: none"),
+        (
+            lambda: flat_config("L", "gla", num_groups=2),
+            "gla has no groups of heads; num_groups must be None",
+        ),
+        (lambda: flat_config("WF", window=0), "size must be a whole number of at least 1; got 0"),
         (
             lambda: flat_config("LF", conv=1),
             "conv must be 'reference', 'none' or a width of at least 2; got 1",
@@ -188,7 +216,7 @@ def test_tables_can_be_grouped_by_full_heads():
         (lambda: masked([0]), "full_heads must be None or one tuple of heads a block; got [0]"),
         (lambda: masked([[0]]), "full_heads must hold 3 tuples, one a block; got 1"),
         (lambda: masked([[0], [], [], []]), "full_heads must hold 3 tuples, one a block; got 4"),
-        (lambda: masked([[], [1], []]), "full_heads of block 1, L, must be (): only the heads of a W block"),
+        (lambda: masked([[], [1], []]), "full_heads of block 1, L, must be (): only the heads of a windowed"),
         (lambda: masked([[], [], [1]]), "full_heads of block 2, F, must be ()"),
         (lambda: masked([[3], [], []]), "block 0 must be whole numbers from 0 to 2 in ascending order, each"),
         (
@@ -221,7 +249,7 @@ def test_tables_can_be_grouped_by_full_heads():
         (lambda: TrainConfig(weight_decay=-1), "weight_decay must be at least 0; got -1.0"),
         (lambda: TrainConfig(betas=(2.0,)), "betas must be two numbers from 0 to below 1; got (2.0,)"),
         (lambda: TrainConfig(betas=0.9), "betas must be a list; got 0.9"),
-        (lambda: flat_config("LF", init_std=-1), "init_std must be at least 0; got -1.0"),
+        (lambda: flat_config("LF", init_std=-1), "std must be at least 0; got -1.0"),
         (lambda: flat_config("LF", norm_eps=0), "norm_eps must be positive; got 0.0"),
         (lambda: TaskConfig(pairs=4), "pairs must be a list; got 4"),
         (
@@ -248,7 +276,7 @@ def test_tables_can_be_grouped_by_full_heads():
         ),
         (
             lambda: RunSpec.from_dict({**SPEC, "model": {"layout": "F", "width": 1}}),
-            "unknown field 'width' of ModelConfig; allowed: layout, mixer",
+            "unknown field 'width' of ModelConfig; allowed: layout, linear",
         ),
     ],
 )
@@ -262,20 +290,23 @@ def test_wrong_values_are_refused_by_name(call, message):
     ("config", "message"),
     [
         (
-            flat_config("L", "hgrn", num_heads=2),
+            lambda: flat_config("L", "hgrn", num_heads=2),
             "hgrn has a vector state and no heads; num_heads must be None",
         ),
-        (flat_config("L", "gla", hidden_size=64, num_heads=5), "num_heads must divide 32 channels; got 5"),
-        (flat_config("L", "hgrn2", hidden_size=64), "head_k_dim must divide 64 channels; got 128"),
         (
-            flat_config("L", "hgrn2", hidden_size=64, num_heads=2, head_k_dim=16),
+            lambda: flat_config("L", "gla", hidden_size=64, num_heads=5),
+            "num_heads must divide 32 channels; got 5",
+        ),
+        (lambda: flat_config("L", "hgrn2", hidden_size=64), "head_k_dim must divide 64 channels; got 128"),
+        (
+            lambda: flat_config("L", "hgrn2", hidden_size=64, num_heads=2, head_k_dim=16),
             "head_k_dim must be hidden_size / num_heads = 32; got 16",
         ),
     ],
 )
 def test_heads_that_do_not_fit_are_refused(config, message):
     with pytest.raises(ValueError) as error:
-        linear_heads(config)
+        config()
     assert message in str(error.value)
 
 
@@ -291,14 +322,14 @@ def test_heads_that_do_not_fit_are_refused(config, message):
     ],
 )
 def test_default_heads_are_the_reference_configs(mixer, heads, state):
-    found = linear_heads(flat_config("L" * 24, mixer))
+    found = MIXERS[mixer].heads_of(flat_config("L" * 24, mixer))
     assert found == heads
     assert found.num * found.k * found.v == state
 
 
 @pytest.mark.parametrize(("mixer", "inner"), [("gla", (2816, 5632)), ("retnet", (1536, 2816))])
 def test_default_mlp_sizes_are_the_reference_configs(mixer, inner):
-    assert tuple(mlp_size(flat_config("L", mixer, hidden_size=h)) for h in (1024, 2048)) == inner
+    assert tuple(inner_width(flat_config("L", mixer, hidden_size=h)) for h in (1024, 2048)) == inner
 
 
 def test_heads_of_attention_have_a_width_of_their_own_if_asked():
@@ -307,10 +338,31 @@ def test_heads_of_attention_have_a_width_of_their_own_if_asked():
 
 
 def test_convolution_arms():
-    for mixer in MIXERS:
-        published = flat_config("LF", mixer)
-        matched = flat_config("LF", mixer, conv=3)
-        assert conv_width(published, "L") == (4 if mixer in ("deltanet", "gated_deltanet") else 0)
-        assert conv_width(published, "F") == 0
-        assert conv_width(matched, "L") == conv_width(matched, "F") == 3
-        assert conv_width(flat_config("LF", mixer, conv="none"), "L") == 0
+    for reference in (0, 4):
+        assert conv_width(flat_config("LF"), reference) == reference
+        assert conv_width(flat_config("LF", conv=3), reference) == 3
+        assert conv_width(flat_config("LF", conv="none"), reference) == 0
+    published = {name for name, kind in MIXERS.items() if kind.reference_conv}
+    assert published == {"deltanet", "gated_deltanet", "mamba2"}
+
+
+@pytest.mark.parametrize("letters", ["F" * 24, "f" * 3 + "m", "FW"])
+def test_a_model_without_linear_blocks_does_not_depend_on_the_name_of_a_mixer(letters):
+    """Two configs of one Transformer were two models, with MLPs of two widths, and had two names."""
+    configs = {flat_config(letters, mixer, window=4) for mixer in MIXERS}
+    assert len(configs) == 1 and configs.pop().linear is None
+    runs = {RunSpec(flat_config(letters, m, window=4), TaskConfig(), TrainConfig()).run_id for m in MIXERS}
+    assert len(runs) == 1
+
+
+def test_parts_that_no_block_holds_are_none():
+    config = flat_config("lll", "gla", window=7)
+    assert (config.attention, config.window, config.mlp, config.experts) == (None, None, None, None)
+    assert flat_config("m").mlp is not None
+    assert replace(flat_config("LW", "gla", window=7), layout="LF").window is None
+
+
+@pytest.mark.parametrize("letter", sorted(set(string.printable) - set(LETTERS)))
+def test_no_other_letter_is_a_block(letter):
+    with pytest.raises(ValueError, match="unknown block"):
+        flat_config("L" + letter)

@@ -131,7 +131,7 @@ def test_columns_are_single_values_and_outer_names_win():
     assert about["way"] == "ride" and about["way_pace"] == 2.0 and "way_stops" not in about
     assert about["over"] == "LFL" and about["full_blocks"] == 1 and about["depth"] == 3
     assert about["branch"] == "gla" and about["teacher"] == RUN.run_id and about["seed"] == 3
-    assert HYBRID.title == "hybrid gla LFL, seed 0" and RUN.title == "gated_deltanet FFF, seed 0"
+    assert HYBRID.title == "hybrid gla LFL, seed 0" and RUN.title == "full FFF, seed 0"
 
 
 def test_every_kind_has_a_trainer_and_a_layer():

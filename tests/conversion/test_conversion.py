@@ -9,6 +9,7 @@ import torch
 from flat import flat_config
 from torch.distributions import Categorical, kl_divergence
 
+from hybrid.checkpoints.checkpoint import load
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.conversion import distillation
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, carry_over, student_config
@@ -33,7 +34,8 @@ TRAIN = TrainConfig(steps=4, batch_size=4, warmup=1, eval_every=2, lr=1e-2)
 STAGE = Stage(TRAIN)
 RUN = RunSpec(TEACHER, TASK, TRAIN)
 PASSKEYS = Passkeys(2, 1, (32,), (32, 40), 4)
-TAKEN = {mixer: {"q": "q", "k": "k", "v": "v", "o": "o"} for mixer in MIXERS} | {
+LINEAR = sorted(set(MIXERS) - {"mamba2"})
+TAKEN = {mixer: {"q": "q", "k": "k", "v": "v", "o": "o"} for mixer in LINEAR} | {
     "hgrn": {"i": "v", "o": "o"},
     "hgrn2": {"q": "q", "f": "k", "i": "v", "o": "o"},
 }
@@ -49,7 +51,7 @@ def expanded(weight: torch.Tensor) -> torch.Tensor:
     return torch.cat([weight[0:4], weight[0:4], weight[4:8], weight[4:8]])
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", LINEAR)
 def test_a_linear_mixer_takes_the_rows_of_the_heads_it_replaces(mixer):
     teacher, student = model(), model(student_config(TEACHER, "LFL", mixer), seed=1)
     before = {name: p.detach().clone() for name, p in student.named_parameters()}
@@ -62,12 +64,63 @@ def test_a_linear_mixer_takes_the_rows_of_the_heads_it_replaces(mixer):
                 if f"{prefix}.{ours}_{kind}.weight" in before:
                     weight = source[f"{prefix}.{theirs}_{kind}.weight"]
                     weight = expanded(weight) if theirs in ("k", "v") else weight
+                    # What HGRN-2 does not keep is its key: sigmoid(-f).
+                    weight = -weight if (mixer, ours, kind) == ("hgrn2", "f", "proj") else weight
                     expected[f"{prefix}.{ours}_{kind}.weight"] = weight
     assert len(expected) == 2 * (2 * len(TAKEN[mixer]) - 1)
     assert set(carry_over(teacher, student)) == set(expected)
     for name, parameter in student.named_parameters():
         new = any(name.startswith(f"model.layers.{block}.attn.") for block in (0, 2)) or "bounds" in name
         assert torch.equal(parameter, expected.get(name, before[name]) if new else source[name]), name
+
+
+def test_mamba2_takes_rows_of_its_one_projection():
+    teacher, student = model(), model(student_config(TEACHER, "LFL", "mamba2"), seed=1)
+    drawn = student.model.layers[0].attn.in_proj.weight.detach().clone()
+    names = carry_over(teacher, student)
+    assert {name.split(".attn.")[1] for name in names} == {"in_proj.weight", "out_proj.weight"}
+    theirs, ours = (m.model.layers[0].attn for m in (teacher, student))
+    v, k = expanded(theirs.v_proj.weight), expanded(theirs.k_proj.weight)
+    gate, step = drawn[:16], drawn[64:]
+    assert torch.equal(ours.in_proj.weight, torch.cat([gate, v, k, theirs.q_proj.weight, step]))
+    assert torch.equal(ours.out_proj.weight, theirs.o_proj.weight)
+
+
+def test_the_sign_of_what_is_carried_is_that_of_the_formula():
+    """With memories that forget nothing, HGRN-2 that takes a teacher's projections scores a pair of tokens the
+    higher, the higher attention does: its keys must grow with attention's."""
+    torch.manual_seed(0)
+    teacher = model(
+        flat_config("F", vocab_size=20, hidden_size=16, attn_heads=4, init_std=0.3, rope_theta=None)
+    )
+    student = model(student_config(teacher.config, "L", "hgrn2"), seed=1)
+    carry_over(teacher, student)
+    x = torch.randn(200, 16)
+    key = torch.sigmoid(-student.model.layers[0].attn.f_proj(x))
+    attention = teacher.model.layers[0].attn.k_proj(x)
+    assert torch.corrcoef(torch.stack((key[:, 0], attention[:, 0])))[0, 1] > 0.9
+
+
+def test_a_mixer_that_takes_nothing_says_so():
+    config = replace(TEACHER, attention=replace(TEACHER.attention, head_dim=6))
+    teacher, student = model(config), model(student_config(config, "LFL", "hgrn"), seed=1)
+    with pytest.warns(UserWarning, match="hgrn takes nothing over from the teacher.*4 heads of 6 channels"):
+        assert carry_over(teacher, student) == []
+
+
+@pytest.mark.parametrize("unused", sorted(MIXERS))
+def test_a_teacher_converts_whatever_mixer_it_was_described_with(unused):
+    """The MLP of a Transformer was narrower when its unused mixer was RetNet, and so was that of a student
+    with a RetNet branch: conversion failed when the teacher had been trained."""
+    config = flat_config("FF", unused, vocab_size=20, hidden_size=16, attn_heads=2)
+    teacher = model(config)
+    for branch in sorted(MIXERS):
+        student = model(student_config(config, "LF", branch))
+        carry_over(teacher, student)
+        assert (
+            student.model.layers[0].mlp.up_proj.weight.shape
+            == teacher.model.layers[0].mlp.up_proj.weight.shape
+        )
 
 
 def test_a_window_takes_everything():
@@ -80,7 +133,7 @@ def test_a_window_takes_everything():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((replace(TEACHER, layout="FLF", mixer="gla"), "LLL", "gla"), "in every block; got layout FLF"),
+        ((replace(TEACHER, layout="FLF", linear="deltanet"), "LLL", "gla"), "in every block; got layout FLF"),
         ((TEACHER, "LL", "gla"), "must have the teacher's 3 blocks; got LL"),
         ((TEACHER, "LLL", "mamba"), "unknown branch 'mamba'; allowed: .*gated_deltanet, window"),
         ((TEACHER, "LLL", "window"), "window is needed if and only if .* got None"),
@@ -236,8 +289,8 @@ def test_a_converted_model_can_be_kept(empty, tmp_path, capsys):
     path.write_text(json.dumps(spec.to_dict()))
     command = ["train", "--quiet", "--spec", str(path), "--weights", str(folder)]
     assert cli.main(command) == 0
-    kept, result = HybridLM.from_pretrained(folder), Store().read(spec)
-    assert str(kept.config.layout) == "FLF" and kept.config.mixer == "gla"
+    kept, result = load(folder), Store().read(spec)
+    assert str(kept.config.layout) == "FLF" and kept.config.linear.mixer == "gla"
     loss = text_loss(kept.to(distillation.device()), TaskData(TASK, TRAIN, RUN.seed))
     assert loss["loss_bits_per_byte"] == pytest.approx(result.metrics["loss_bits_per_byte"], rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Every linear mixer against flash-linear-attention's own layers and models.
+"""The paper's linear mixers against flash-linear-attention's own layers and models.
 
 Their forward code runs as it is; only the leaves that need a GPU (Triton kernels, fused norms and
 convolutions) are replaced by flash-linear-attention's naive functions or a plain formula.
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from flat import flat_config
 
-from hybrid.config import MIXERS
 from hybrid.mixers import build_mixer
 from hybrid.models.hybrid_lm import HybridLM
 
@@ -186,7 +185,7 @@ def widen(module, seed=0):
 
 
 @pytest.mark.parametrize("conv", [0, 4, 3])
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", WIDTHS)
 @torch.no_grad()
 def test_layer_equals_flash_linear_attention(fla, mixer, conv):
     torch.manual_seed(0)
@@ -205,7 +204,7 @@ def test_layer_equals_flash_linear_attention(fla, mixer, conv):
     torch.testing.assert_close(ours(x, **bound)[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", WIDTHS)
 @torch.no_grad()
 def test_model_equals_flash_linear_attention(fla, mixer):
     conv = 4 if "deltanet" in mixer else 0
@@ -221,7 +220,7 @@ def test_model_equals_flash_linear_attention(fla, mixer):
     torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", WIDTHS)
 def test_initialisation_has_the_spread_of_the_reference(fla, mixer):
     torch.manual_seed(0)
     theirs = dict(fla_model(fla, mixer, 4 if "deltanet" in mixer else 0).named_parameters())

@@ -267,7 +267,7 @@ def test_block_is_two_residual_branches():
     [
         (
             lambda m: m(torch.zeros(4, dtype=torch.long)),
-            "input_ids must be [B, T] with T > 0; got shape (4,)",
+            "input_ids must be [B, T] with B > 0 and T > 0; got shape (4,)",
         ),
         (lambda m: m(torch.zeros(1, 0, dtype=torch.long)), "got shape (1, 0)"),
         (
@@ -280,7 +280,18 @@ def test_block_is_two_residual_branches():
         ),
         (lambda m: m(tokens(1, 4), state=[None]), "state must hold 4 blocks; got 1"),
         (lambda m: m.generate(tokens(1, 4), 0), "max_new_tokens must be at least 1; got 0"),
-        (lambda m: m.generate(tokens(1, 4), 1, temperature=-1.0), "temperature must be at least 0; got -1.0"),
+        (lambda m: m(torch.zeros(0, 3, dtype=torch.long)), "got shape (0, 3)"),
+        (lambda m: m(torch.zeros(1, 3)), "input_ids must be int64 or int32; got torch.float32"),
+        (lambda m: m.generate(tokens(1, 4)[0], 1), "with B > 0 and T > 0; got shape (4,)"),
+        (lambda m: m.generate(tokens(1, 0), 1), "with B > 0 and T > 0; got shape (1, 0)"),
+        (lambda m: m.generate(tokens(0, 4), 1), "with B > 0 and T > 0; got shape (0, 4)"),
+        *(
+            (
+                lambda m, t=t: m.generate(tokens(1, 4), 1, temperature=t),
+                f"temperature must be 0 or a number above 1e-06; got {t}",
+            )
+            for t in (-1.0, 1e-40, float("nan"), float("inf"))
+        ),
         (lambda m: m.generate(tokens(1, 4), 1, chunk=0), "chunk must be at least 1; got 0"),
     ],
 )

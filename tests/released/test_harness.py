@@ -37,11 +37,11 @@ def as_llama(ours: HybridLM):
         LlamaConfig(
             vocab_size=c.vocab_size,
             hidden_size=c.hidden_size,
-            intermediate_size=c.mlp_size,
+            intermediate_size=c.mlp.size,
             num_hidden_layers=c.depth,
-            num_attention_heads=c.attn_heads,
+            num_attention_heads=c.attention.num_heads,
             rms_norm_eps=c.norm_eps,
-            rope_theta=c.rope_theta,
+            rope_theta=c.attention.rotary.theta,
             max_position_embeddings=512,
             bos_token_id=0,
             eos_token_id=0,
@@ -139,7 +139,7 @@ def test_scores_of_a_hybrid_are_those_of_a_plain_loop(mixer):
         context, continuation = (text.encode() for text in request.args)
         total, state, best = 0.0, None, True
         for last, token in itertools.pairwise([0, *context, *continuation]):
-            logits, _, state = model(torch.tensor([[last]]), state=state)
+            logits, _, state, _ = model(torch.tensor([[last]]), state=state)
             total += logits[0, -1].log_softmax(-1)[token].item()
             best &= logits.argmax().item() == token
             context, total, best = (context[1:], 0.0, True) if context else (context, total, best)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_problem import PASSKEYS, TASK, config, text
 
-from hybrid.config import RunSpec, TrainConfig
+from hybrid.config import AttentionConfig, RunSpec, TrainConfig
 from hybrid.conversion.conversion import AlignSpec, Morphable, Stage
 from hybrid.conversion.distillation import device
 from hybrid.data.module import TaskData
@@ -18,7 +18,7 @@ from hybrid.selection.consa_spec import ConsaSpec
 from hybrid.training.evaluation import text_loss
 
 TRAIN = TrainConfig(steps=4, batch_size=3, warmup=0, lr=1e-2, eval_every=2)
-MODEL = replace(config(4), attn_heads=4, attn_kv_heads=2)
+MODEL = replace(config(4), attention=AttentionConfig(num_heads=4, num_kv_heads=2))
 ALIGN = AlignSpec(RunSpec(MODEL, replace(TASK, eval_sequences=3), TRAIN), "window", window=5)
 LINEAR = replace(ALIGN, branch="gla", window=None)
 SPEC = ConsaSpec(
@@ -129,7 +129,7 @@ def test_rounding_some_heads_gives_full_heads(monkeypatch):
     spy = Spy(monkeypatch)
     result = consa(replace(SPEC, units="head"), progress=False)
     model = spy.modules[1].model.config
-    assert (result.metrics["layout"], model.full_heads) == ("FWWW", ((), (1,), (), (0,)))
+    assert (result.metrics["layout"], model.window.full_heads) == ("FWWW", ((), (1,), (), (0,)))
     assert [row["full"] for row in result.metrics["pattern"]] == [1, 0.5, 0, 0.5]
     assert [row["letter"] for row in result.metrics["pattern"]] == list("FWWW")
 
@@ -149,7 +149,10 @@ def test_arms_without_learnt_masks_train_as_long(monkeypatch, changes, layout, h
     spy = Spy(monkeypatch)
     result = consa(replace(SPEC, **changes), progress=False)
     assert [str(lit.model.config.layout) for lit in spy.modules] == [layout] * 2
-    assert spy.modules[1].model is spy.modules[0].model and spy.modules[1].model.config.full_heads == heads
+    assert (
+        spy.modules[1].model is spy.modules[0].model
+        and spy.modules[1].model.config.window.full_heads == heads
+    )
     assert [lit.config.steps for lit in spy.modules] == [4, 2]
     assert result.provenance["tokens"] == 6 * 3 * 64
     assert {row["alpha"] for row in result.metrics["masks"]} == {None}

@@ -71,10 +71,10 @@ def test_rounding_names_the_layout_and_the_full_heads():
     masked = WindowMasks(dense(), WINDOW)
     full = torch.tensor([[1, 1, 1], [0, 1, 0], [0, 0, 0]]).bool()
     config = masked.rounded(full).config
-    assert (str(config.layout), config.window) == ("FWW", WINDOW)
-    assert config.full_heads == ((), (1,), ())
+    assert (str(config.layout), config.window.size) == ("FWW", WINDOW)
+    assert config.window.full_heads == ((), (1,), ())
     layers = masked.rounded(torch.tensor([[False], [True], [False]])).config
-    assert (str(layers.layout), layers.full_heads) == ("WFW", None)
+    assert (str(layers.layout), layers.window.full_heads) == ("WFW", None)
     assert masked.rounded(torch.ones(3, 1).bool()).config == CONFIG
 
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 from test_training import train_on_two_processes
 
-from hybrid.config import MIXERS, RunSpec, TaskConfig
+from hybrid.config import RunSpec, TaskConfig
 from hybrid.config.layout import Layout
 from hybrid.data.corpus import SHARD_TOKENS, VALIDATION_PERCENT
 from hybrid.models.cost import parameters
-from hybrid.papers.published import table
+from hybrid.papers.published import paper_mixers, table
 from hybrid.studies.paper import CHOICES, RATIOS, SIZES, choices, paper, paper_grid, rehearsal
 from hybrid.training.fit import fit
+
+MIXERS = paper_mixers()
 
 MILLIONS = {
     "hgrn": (373.9, 1364.4),
@@ -28,7 +30,7 @@ MILLIONS = {
 def test_released_checkpoint_has_this_many_parameters():
     """Its float32 shards hold 5,865,376,000 bytes; `D`, one number a head, is of an older library."""
     model = paper("1.3b", "gated_deltanet", "pure").model
-    legacy = model.depth * model.num_heads
+    legacy = model.depth * model.linear.num_heads
     assert 4 * (parameters(model) + legacy) == 5_865_376_000
 
 
@@ -51,7 +53,7 @@ def test_matched_models_differ_by_less_than_two_percent():
                 model = paper(size, mixer, ratio, matched=True).model
                 assert model.conv == 4
                 assert abs(parameters(model) / full - 1) < 0.02, (size, mixer, ratio)
-                assert model.mlp_size is None or model.mlp_size % 64 == 0
+                assert model.mlp.size is None or model.mlp.size % 64 == 0
 
 
 def test_steps_see_the_printed_tokens():

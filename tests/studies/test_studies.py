@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.config import MIXERS
 from hybrid.models.cost import parameters
 from hybrid.studies.catalogue import NEEDED_BY, STUDIES, study
-from hybrid.studies.grid import SWEEP_SEED, grid, learning_rate_sweep, ratio_labels
+from hybrid.studies.grid import MIXERS, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels
 from hybrid.studies.scales import ARMS, SCALES, Scale, scale
 
 
@@ -28,9 +27,7 @@ def test_the_grid_is_every_mixer_at_every_ratio_and_full_attention_once(name, mo
 
 def test_laptop_grid_holds_every_model_once():
     specs = grid("laptop")
-    layouts = {
-        (s.model.mixer if "L" in s.model.layout.letters else "full", str(s.model.layout)) for s in specs
-    }
+    layouts = {(s.model.mixer_name, str(s.model.layout)) for s in specs}
     assert len({s.run_id for s in specs}) == len(specs)
     assert ("retnet", "LLFLLF") in layouts
     assert sum(mixer == "full" for mixer, _ in layouts) == 1
@@ -43,7 +40,7 @@ def test_laptop_grid_holds_every_model_once():
 def test_every_model_has_the_rate_of_its_mixer():
     size = scale("laptop")
     for spec in grid("laptop"):
-        kind = spec.model.mixer if "L" in spec.model.layout.letters else "full"
+        kind = spec.model.mixer_name
         assert spec.train.lr == size.rates.get(kind, size.train.lr)
 
 
