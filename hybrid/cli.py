@@ -71,14 +71,6 @@ def _runs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(args: argparse.Namespace) -> int:
-    from hybrid.runs.verify import verify
-
-    report = verify(args.study, args.scale, workers=args.workers, minutes=args.minutes)
-    print(report)
-    return int(report.differs)
-
-
 def _specs(args: argparse.Namespace) -> int:
     from hybrid.runs.runner import write_specs
     from hybrid.studies.catalogue import study
@@ -172,14 +164,9 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--workers", type=int, help="runs side by side (default: what fits)")
     runs.add_argument("--minutes", type=float, help="stop after so many minutes, to go on later")
     runs.add_argument("--recompute", action="store_true", help="ignore stored results")
-    verify = command(
-        "verify", _verify, "recompute some stored results of older code and compare every number"
-    )
-    verify.add_argument("--workers", type=int, help="runs side by side (default: what fits)")
-    verify.add_argument("--minutes", type=float, help="stop after so many minutes, to go on later")
     specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
     specs.add_argument("--folder", required=True, help="where the files go")
-    for sub in (runs, verify, specs):
+    for sub in (runs, specs):
         sub.add_argument("--study", required=True, help=", ".join(STUDIES))
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
 
@@ -236,8 +223,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; wrong input ends with its message and exit status 2, not with a traceback.
 
-    A run that diverged has a stored result, which says so, and ends with status 0. Exit status 1 is that
-    of ``verify`` where a number differs.
+    A run that diverged has a stored result, which says so, and ends with status 0.
     """
     args = parser().parse_args(argv)
 

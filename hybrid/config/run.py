@@ -17,7 +17,7 @@ class RunSpec(Spec):
     """A frozen description of one training run; its `run_id` is a hash of its canonical JSON."""
 
     kind = "run"
-    layer = "run"
+    rooms = ("models", "data", "training")
 
     model: ModelConfig
     task: TaskConfig

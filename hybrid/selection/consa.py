@@ -48,7 +48,7 @@ class ConsaSpec(Spec):
     """One arm: masks of a dense model are chosen while it trains on, then they are fixed and it trains on."""
 
     kind = "consa"
-    layer = "selection"
+    rooms = ("models", "data", "training", "conversion", "selection")
 
     align: AlignSpec
     """The dense model, its `teacher`, which here teaches nothing; and the cheap branch, a window or a linear
@@ -235,7 +235,7 @@ def consa(
     if stages:
         metrics["passkey"] = stages[-1]["passkey"]
     evidence = provenance.collect(
-        seconds=seconds, tokens=tokens, layer=spec.layer, precision=resolved(run.train.precision)
+        seconds=seconds, tokens=tokens, rooms=spec.rooms, precision=resolved(run.train.precision)
     )
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 
