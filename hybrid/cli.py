@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,6 +70,16 @@ def _runs(args: argparse.Namespace) -> int:
     shown = [column for column in shown if column in frame]
     print(frame[shown].to_string(index=False))
     return 0
+
+
+def _golden(args: argparse.Namespace) -> int:
+    # Stored are the numbers of a CPU.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from hybrid.studies import golden
+
+    report = golden.write(args.kinds) if args.write else golden.check(args.kinds)
+    print(report)
+    return int(report.changed)
 
 
 def _specs(args: argparse.Namespace) -> int:
@@ -170,6 +181,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--study", required=True, help=", ".join(STUDIES))
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
 
+    golden = command("golden", _golden, "compare the numbers of tiny runs of each kind with the stored ones")
+    golden.add_argument("kinds", nargs="*", help="kinds of runs (default: all)")
+    golden.add_argument("--write", action="store_true", help="store today's numbers")
+
     notebook = command("notebook", _notebook, "execute a chapter with parameters")
     notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
     notebook.add_argument(
@@ -223,7 +238,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; wrong input ends with its message and exit status 2, not with a traceback.
 
-    A run that diverged has a stored result, which says so, and ends with status 0.
+    A run that diverged has a stored result, which says so, and ends with status 0. Exit status 1 is that
+    of ``golden`` where a number differs.
     """
     args = parser().parse_args(argv)
 
