@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -71,12 +72,14 @@ def _runs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(args: argparse.Namespace) -> int:
-    from hybrid.runs.verify import verify
+def _golden(args: argparse.Namespace) -> int:
+    # Stored are the numbers of a CPU.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from hybrid.studies import golden
 
-    report = verify(args.study, args.scale, workers=args.workers, minutes=args.minutes)
+    report = golden.write(args.kinds) if args.write else golden.check(args.kinds)
     print(report)
-    return int(report.differs)
+    return int(report.changed)
 
 
 def _specs(args: argparse.Namespace) -> int:
@@ -172,16 +175,15 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--workers", type=int, help="runs side by side (default: what fits)")
     runs.add_argument("--minutes", type=float, help="stop after so many minutes, to go on later")
     runs.add_argument("--recompute", action="store_true", help="ignore stored results")
-    verify = command(
-        "verify", _verify, "recompute some stored results of older code and compare every number"
-    )
-    verify.add_argument("--workers", type=int, help="runs side by side (default: what fits)")
-    verify.add_argument("--minutes", type=float, help="stop after so many minutes, to go on later")
     specs = command("specs", _specs, "write the specs of a study, one JSON file a run")
     specs.add_argument("--folder", required=True, help="where the files go")
-    for sub in (runs, verify, specs):
+    for sub in (runs, specs):
         sub.add_argument("--study", required=True, help=", ".join(STUDIES))
         sub.add_argument("--scale", default="laptop", help="smoke, laptop, gpu or paper (default laptop)")
+
+    golden = command("golden", _golden, "compare the numbers of tiny runs of each kind with the stored ones")
+    golden.add_argument("kinds", nargs="*", help="kinds of runs (default: all)")
+    golden.add_argument("--write", action="store_true", help="store today's numbers")
 
     notebook = command("notebook", _notebook, "execute a chapter with parameters")
     notebook.add_argument("name", help="chapter such as 08_recall, or a path to a notebook")
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; wrong input ends with its message and exit status 2, not with a traceback.
 
     A run that diverged has a stored result, which says so, and ends with status 0. Exit status 1 is that
-    of ``verify`` where a number differs.
+    of ``golden`` where a number differs.
     """
     args = parser().parse_args(argv)
 

@@ -22,7 +22,7 @@ def runs(
     metric="recall",
     chance=0.1,
     arms=("matched",),
-    mixers=paper_mixers(),
+    mixers=MIXERS,
     seeds=(0, 1, 2),
     full=0.98,
 ):

@@ -41,7 +41,7 @@ class BenchSpec(Spec):
     """
 
     kind = "bench"
-    layer = "bench"
+    rooms = ("models", "data", "training", "bench")
     seed: ClassVar[int] = 0
     """As of other specs; inputs are drawn from it."""
 
@@ -117,7 +117,7 @@ def measure(spec: BenchSpec, *, checkpoint_dir=None, progress: bool = True) -> R
     evidence = provenance.collect(
         seconds=time.perf_counter() - started,
         tokens=0,
-        layer=spec.layer,
+        rooms=spec.rooms,
         threads=torch.get_num_threads(),
     )
     return Result(spec.run_id, spec, "done", metrics=tables, provenance=evidence)

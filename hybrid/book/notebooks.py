@@ -129,6 +129,7 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
     import torch
 
     from hybrid.runs import provenance as evidence
+    from hybrid.runs import versions
 
     table = pandas.DataFrame(runs).reindex(columns=["run_id", "seconds"])
     record = {
@@ -136,7 +137,7 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
         "parameters": parameters,
         "runs": list(table["run_id"]),
         "training_seconds": float(table["seconds"].sum()),
-        "source_hash": evidence.LOADED["run"],
+        "rooms": versions.today(versions.ROOMS),
         **evidence.commit(),
         "versions": evidence.versions(),
         "device": evidence.device_name(),
@@ -151,7 +152,7 @@ def provenance(chapter: str, *, runs: pandas.DataFrame | None = None, **paramete
         ["Device", record["device"]],
         ["Versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())],
         ["Commit", commit + (", with changes" if record["dirty"] else "")],
-        ["Source hash", record["source_hash"]],
+        ["Versions of the code", versions.stated(record["rooms"])],
     ]
     if runs is not None:
         rows.append(["Runs", f"{len(runs)}: {', '.join(record['runs'])}"])

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from hybrid.book import notebooks
 from hybrid.book.chapter_facts import duration, moment
 from hybrid.config.files import home, write_atomically
-from hybrid.runs import provenance, tables
+from hybrid.runs import tables, versions
 from hybrid.runs.store import Result, Store
 
 PAGE = home() / "book" / "status.md"
 _HEAD = """# Status
 
-This page is generated from the records that chapters and runs leave when they are executed. A run is *stale*
-when the code that decides results has changed since it was trained: it stays readable, and its numbers may no
-longer be what the code gives. It counts as today's code where runs of its family were recomputed and gave the
-same numbers, digit for digit.
-"""
-_EQUAL = """Runs of older code that `python -m hybrid verify` recomputed by newer code, one of each family and
-number format. Every metric and every point of the learning curve came out as stored.
+This page is generated from the records that chapters and runs leave when they are executed. Each part of the
+code that decides numbers has a version, raised where its numbers change. A run is *stale* when a version has
+moved since it was trained: it stays readable, and its numbers are no longer what the code gives.
 """
 
 
@@ -33,17 +29,16 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
         chapters: folder of the executed chapters with their records.
     """
     runs, unreadable = _runs(Store().root / "runs")
-    stale = tables.staleness()
     names = sorted(source.stem for source in notebooks.SOURCES.glob("[0-9]*.ipynb"))
     parts = [
         _HEAD,
         "## Chapters\n",
         table(
             ["Chapter", "Scale", "Executed", "Time", "Device", "Runs", "Stale runs", "Failed runs"],
-            [_chapter(name, Path(chapters), runs, stale) for name in names],
+            [_chapter(name, Path(chapters), runs) for name in names],
         ),
         "## Stored runs\n",
-        _summary(runs, stale),
+        _summary(runs),
     ]
     failed = [run for run in runs.values() if run.status == "failed"]
     if failed:
@@ -51,14 +46,11 @@ def write(path: str | Path = PAGE, chapters: str | Path = notebooks.CHAPTERS) ->
         parts += ["### Failed\n", table(["Run", "What", "Why"], rows)]
     if unreadable:
         parts += ["### Unreadable files\n", table(["File", "Why"], unreadable)]
-    if records := provenance.verifications():
-        header = ["Results of", "Count as", "Recomputed runs", "Device", "PyTorch", "Date"]
-        parts += ["## Verified equalities\n", _EQUAL, table(header, map(_equality, records))]
     write_atomically(Path(path), "\n".join(parts))
     return Path(path)
 
 
-def _chapter(name: str, folder: Path, runs: dict[str, Result], stale: Callable[[Result], bool]) -> list:
+def _chapter(name: str, folder: Path, runs: dict[str, Result]) -> list:
     if (folder / f"{name}.failed.ipynb").exists():
         return [f"`{name}`", "", "failed", *[""] * 5]
     try:
@@ -73,39 +65,34 @@ def _chapter(name: str, folder: Path, runs: dict[str, Result], stale: Callable[[
         duration(record["seconds"]),
         record["device"],
         len(record["runs"]),
-        sum(map(stale, used)),
+        sum(bool(tables.moved(run)) for run in used),
         sum(run.status == "failed" for run in used),
     ]
 
 
-def _summary(runs: dict[str, Result], stale: Callable[[Result], bool]) -> str:
+def _summary(runs: dict[str, Result]) -> str:
     if not runs:
         return "No run is stored.\n"
     groups: dict[tuple, list[Result]] = {}
     for run in runs.values():
-        evidence = run.provenance
-        code = f"`{evidence.get('source_hash', '')}`" + (" (stale)" if stale(run) else "")
-        groups.setdefault((code, evidence.get("device", "")), []).append(run)
+        device, since = run.provenance.get("device", ""), "; ".join(tables.moved(run))
+        groups.setdefault((_code(run), since, device), []).append(run)
     rows = []
-    for (code, device), members in sorted(groups.items()):
+    for (code, since, device), members in sorted(groups.items()):
         dates = sorted(run.provenance.get("date", "")[:10] for run in members)
         seconds = sum(run.provenance.get("seconds") or 0 for run in members)
         failed = sum(run.status == "failed" for run in members)
-        rows.append([code, device, len(members), failed, f"{dates[0]} to {dates[-1]}", duration(seconds)])
-    header = ["Source hash", "Device", "Runs", "Failed", "Trained", "Time, one by one"]
+        rows.append(
+            [code, since, device, len(members), failed, f"{dates[0]} to {dates[-1]}", duration(seconds)]
+        )
+    header = ["Versions", "Stale, for since", "Device", "Runs", "Failed", "Trained", "Time, one by one"]
     return table(header, rows)
 
 
-def _equality(record: provenance.Verification) -> list:
-    recomputed = ", ".join(f"{run} ({variety})" for variety, run in record.runs.items())
-    return [
-        f"`{record.old}`",
-        f"`{record.new}`",
-        f"{len(record.runs)}: {recomputed}",
-        "; ".join(record.devices),
-        record.versions.get("torch", ""),
-        moment(record.date),
-    ]
+def _code(run: Result) -> str:
+    """The versions of the code that made a run."""
+    rooms = run.provenance.get("rooms")
+    return versions.stated(rooms) if isinstance(rooms, dict) else "none"
 
 
 def _runs(folder: Path) -> tuple[dict[str, Result], list[list[str]]]:

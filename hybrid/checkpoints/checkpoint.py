@@ -43,7 +43,7 @@ class CheckpointSpec(Spec):
     """A trained model that no run here made: it can be a teacher as a `RunSpec` can. See `of`."""
 
     kind = "checkpoint"
-    layer = "conversion"
+    rooms = ("models", "data", "training", "conversion")
 
     source: str
     """A folder, or a hub id ``OWNER/NAME``; anything that `load` reads."""

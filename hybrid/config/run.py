@@ -15,7 +15,7 @@ class RunSpec(Spec):
     """A frozen description of one training run."""
 
     kind = "run"
-    layer = "run"
+    rooms = ("models", "data", "training")
 
     model: ModelConfig
     task: TaskConfig

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hybrid.config.layout import Layout
+from hybrid.config.task import TaskConfig
+from hybrid.config.train import TrainConfig
 
 Part = TypeVar("Part")
 
@@ -24,8 +26,8 @@ class Spec:
 
     kind: ClassVar[str]
     """Name of the kind in stored files; see `hybrid.runs.registry`."""
-    layer: ClassVar[str]
-    """The layer of `hybrid.runs.provenance.SOURCES` that its results rest on."""
+    rooms: ClassVar[tuple[str, ...]]
+    """The rooms of `hybrid.runs.versions.ROOMS` whose code decides its results."""
 
     @property
     def run_id(self) -> str:
@@ -33,13 +35,6 @@ class Spec:
         default; a spec inside counts by its own `run_id`."""
         text = json.dumps([self.kind, _canonical(self)], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    @property
-    def family(self) -> str:
-        """Which specs run the same code: what `hybrid.runs.verify` found of one holds for all."""
-        about = self.columns()
-        words = [str(about[name]) for name in ("selector", "method", "units", "branch") if name in about]
-        return " ".join([self.kind, *words])
 
     @property
     def title(self) -> str:
@@ -57,6 +52,13 @@ class Spec:
     def inside(self, kind: type[Part]) -> Iterator[Part]:
         """All parts of a type, those of specs and alternatives inside too."""
         return _inside_of(self, kind)
+
+    def passes(self) -> Iterator[tuple[TrainConfig, TaskConfig]]:
+        """How and on what it trains: of its root, then of every stretch of training inside."""
+        root = self.root
+        yield root.train, root.task
+        for stretch in self.inside(Stretch):
+            yield stretch.train, stretch.task(root.task)
 
     def columns(self) -> dict:
         """What a table says of it: every field that is one value, alternatives by their kind and fields,
@@ -91,6 +93,14 @@ class Choice(ABC):
 
     kind: ClassVar[str]
     """Name of the alternative in stored files."""
+
+
+class Stretch(ABC):
+    """Base of what describes a further training of a root's model: by its `train`, on its `task`."""
+
+    @abstractmethod
+    def task(self, root: TaskConfig) -> TaskConfig:
+        """What it trains on, made of the root's task."""
 
 
 def _inside_of(value: Any, kind: type[Part]) -> Iterator[Part]:
@@ -138,26 +148,35 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def read(kind: type, values: Any) -> Any:
-    """A value of that type from its `plain` form. Raises ``ValueError`` naming an unknown or missing field."""
-    if values is None or not (is_dataclass(kind) or issubclass(kind, (Choice, Spec))):
+def read(kind: type[Part], values: Any) -> Part:
+    """A spec or config from its `plain` form. Raises ``ValueError`` naming an unknown or missing field."""
+    return _of_types((kind,), values)
+
+
+def _of_types(kinds: tuple[type, ...], values: Any) -> Any:
+    """A value of one of these types from its plain form; several specs are told apart by their `kind`, of
+    which the first stands where none is named."""
+    kind = kinds[0]
+    if values is None or not (is_dataclass(kind) or issubclass(kind, Choice)):
         return tuple(_tuples(values)) if isinstance(values, list) else values
     if kind is Layout:
         return Layout.parse(values)
     if not isinstance(values, dict):
         raise ValueError(f"a {kind.__name__} is a JSON object; got {values!r}")
     if issubclass(kind, Spec):
-        from hybrid.runs import registry
-
-        return registry.read(values) if kind is Spec else kind.from_dict(values)
+        return _named(kinds, values.get("kind", kind.kind), "kind of work").from_dict(values)
     if issubclass(kind, Choice):
-        chosen = {c.kind: c for c in kind.__subclasses__()}
-        if values.get("kind") not in chosen:
-            allowed = ", ".join(sorted(chosen))
-            raise ValueError(f"unknown {kind.__name__} {values.get('kind')!r}; allowed: {allowed}")
-        kind = chosen[values["kind"]]
+        kind = _named(kind.__subclasses__(), values.get("kind"), kind.__name__)
         values = {name: item for name, item in values.items() if name != "kind"}
     return _fields(kind, values)
+
+
+def _named(kinds: Iterable[type], name: Any, what: str) -> Any:
+    """The one of these types whose `kind` is that name."""
+    found = {kind.kind: kind for kind in kinds}
+    if name not in found:
+        raise ValueError(f"unknown {what} {name!r}; allowed: {', '.join(sorted(found))}")
+    return found[name]
 
 
 def _fields(kind: type, values: dict) -> Any:
@@ -168,7 +187,7 @@ def _fields(kind: type, values: dict) -> Any:
     needed = [f.name for f in fields(kind) if _default(f) is MISSING and f.name not in values]
     if needed:
         raise ValueError(f"a {kind.__name__} needs {', '.join(needed)}")
-    return kind(**{name: read(types[name], item) for name, item in values.items()})
+    return kind(**{name: _of_types(types[name], item) for name, item in values.items()})
 
 
 def _tuples(values: list) -> list:
@@ -176,14 +195,12 @@ def _tuples(values: list) -> list:
 
 
 @cache
-def _types(kind: type) -> dict[str, type]:
-    """Type of every field; of a union the part that is not None, and of several specs `Spec`."""
+def _types(kind: type) -> dict[str, tuple[type, ...]]:
+    """The types that may stand in every field, None left out."""
     hints = get_type_hints(kind)
-    return {f.name: _one(hints[f.name]) for f in fields(kind)}
+    return {f.name: _members(hints[f.name]) for f in fields(kind)}
 
 
-def _one(hint: Any) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        parts = [part for part in get_args(hint) if part is not type(None)]
-        hint = Spec if len(parts) > 1 and all(issubclass(part, Spec) for part in parts) else parts[0]
-    return get_origin(hint) or hint
+def _members(hint: Any) -> tuple[type, ...]:
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(get_origin(part) or part for part in parts if part is not type(None))

@@ -20,7 +20,7 @@ from hybrid.checkpoints.checkpoint import CheckpointSpec
 from hybrid.config import MIXERS, LinearConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig, WindowConfig
 from hybrid.config.checks import above_zero, floats, positive, share
 from hybrid.config.layout import Layout
-from hybrid.config.specs import Spec
+from hybrid.config.specs import Spec, Stretch
 from hybrid.data.passkeys import Passkeys
 from hybrid.mixers.base import LinearMixer
 from hybrid.mixers.norms import full_precision
@@ -32,7 +32,7 @@ WINDOW = "window"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Stretch):
     """One stage of a conversion: on which sequences, and how long."""
 
     train: TrainConfig
@@ -62,7 +62,7 @@ class AlignSpec(Spec):
     """Stage 1: a second mixer beside every attention of a teacher, taught to give the same output."""
 
     kind = "align"
-    layer = "conversion"
+    rooms = ("models", "data", "training", "conversion")
 
     teacher: RunSpec | CheckpointSpec
     """The run that trains the teacher, or the checkpoint that holds it."""
@@ -91,7 +91,7 @@ class HybridSpec(Spec):
     """Stages 2 and 3: the hybrid of a layout learns the teacher's predictions, then longer texts."""
 
     kind = "hybrid"
-    layer = "conversion"
+    rooms = ("models", "data", "training", "conversion")
 
     align: AlignSpec
     """Where both branches come from."""

@@ -140,7 +140,7 @@ def measure(
     evidence = provenance.collect(
         seconds=time.perf_counter() - start,
         tokens=0,
-        layer=spec.layer,
+        rooms=spec.rooms,
         precision=resolved(spec.train.precision),
     )
     return Result(spec.run_id, spec, "done", "", metrics, [], evidence)
@@ -158,7 +158,7 @@ def trained(spec: RunSpec) -> HybridLM:
             # Only this package reads these weights.
             warnings.filterwarnings("ignore", "saved as model_type")
             result = fit.fit(spec, checkpoint_dir=checkpoints, weights=folder, progress=False)
-        # A stored result stays: this may be another machine, or `hybrid.runs.verify` at work.
+        # A stored result stays: this may be another machine.
         if Store().read(spec) is None:
             Store().write(result)
         if result.status != "done":
@@ -200,7 +200,7 @@ def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress
     try:
         morphable = aligned(spec, progress)
     except Diverged as error:
-        evidence = provenance.collect(seconds=0.0, tokens=0, layer=spec.layer, precision=precision)
+        evidence = provenance.collect(seconds=0.0, tokens=0, rooms=spec.rooms, precision=precision)
         return Result(spec.run_id, spec, "failed", str(error), {}, [], evidence)
     state, tokens = {"curve": [], "seconds": 0.0}, 0
     if spec.stage is not None:
@@ -213,7 +213,7 @@ def align(spec: AlignSpec, *, checkpoint_dir: str | Path | None = None, progress
         "carried": len(morphable.carried),
     }
     evidence = provenance.collect(
-        seconds=state["seconds"], tokens=tokens, layer=spec.layer, precision=precision
+        seconds=state["seconds"], tokens=tokens, rooms=spec.rooms, precision=precision
     )
     return Result(spec.run_id, spec, "done", "", metrics, state["curve"], evidence)
 
@@ -296,7 +296,7 @@ def convert(
     if stages and "passkey" in stages[-1]:
         metrics["passkey"] = stages[-1]["passkey"]
     evidence = provenance.collect(
-        seconds=seconds, tokens=tokens, layer=spec.layer, precision=resolved(run.train.precision)
+        seconds=seconds, tokens=tokens, rooms=spec.rooms, precision=resolved(run.train.precision)
     )
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 

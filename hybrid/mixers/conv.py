@@ -47,5 +47,9 @@ class ShortConv(nn.Module):
             # As a 2-D convolution of height one, [B, T, D] already is PyTorch's channels-last order:
             # no copy, and on a CPU several times as fast as the 1-D one.
             image = seen.transpose(1, 2).unsqueeze(2)
-            y = F.conv2d(image, self.weight.unsqueeze(2), self.bias, groups=x.shape[2]).squeeze(2).transpose(1, 2)
+            y = (
+                F.conv2d(image, self.weight.unsqueeze(2), self.bias, groups=x.shape[2])
+                .squeeze(2)
+                .transpose(1, 2)
+            )
         return F.silu(y) if self.silu else y, after

@@ -261,6 +261,7 @@ def _run(lm, one: Evaluation, include: str | Path | None) -> dict:
         "provenance": provenance.collect(
             seconds=round(time.perf_counter() - start, 1),
             tokens=lm.tokens,
+            rooms=("models",),
             versions=provenance.versions() | libraries,
         ),
     }

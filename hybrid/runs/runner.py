@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hybrid.config.files import cache, write_atomically
 from hybrid.config.specs import Spec
 from hybrid.models.cost import parameters
-from hybrid.runs import pool, provenance, registry, tables
+from hybrid.runs import pool, provenance, registry, tables, versions
 from hybrid.runs.store import Result, Store, StoreError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def train_one(
     *,
     recompute: bool = False,
     progress: bool = True,
-    store: Store | None = None,
 ) -> Result:
     """The stored result of a spec; trained here, in this process, if there is none.
 
@@ -57,13 +56,12 @@ def train_one(
         train: the trainer; None is that of the spec's kind (`hybrid.runs.registry`).
         recompute: train even if there is a stored result, and replace it.
         progress: let the trainer draw its progress bar.
-        store: where the result is looked for and kept; None is ``Store()``.
 
     Raises:
         StoreError: before any training if nothing can be written; after it, if the result had to
             be kept elsewhere.
     """
-    store = store or Store()
+    store = Store()
     train = train or registry.trainer(spec.kind)
     folder = work_folder(spec)
     if _rank() > 0:
@@ -93,7 +91,6 @@ def collect(
     minutes: float | None = None,
     progress: bool = True,
     train: Trainer | None = None,
-    store: Store | None = None,
 ) -> pandas.DataFrame:
     """One row a spec: stored results are read, missing ones trained, several at a time.
 
@@ -111,11 +108,10 @@ def collect(
             on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
         train: the trainer; None is that of the spec's kind (`hybrid.runs.registry`).
-        store: where results are looked for and kept; None is ``Store()``.
 
     Returns:
         Columns run_id, status ("done", "failed", or "missing" where `minutes` ran out), message, stale
-        (`frames.staleness`), every field of the spec with `full_blocks` and `depth`,
+        (`tables.moved`), every field of the spec with `full_blocks` and `depth`,
         and every metric and provenance entry that is one value. A name that is taken already carries
         its group in front, as `provenance_precision`.
 
@@ -129,12 +125,12 @@ def collect(
         raise ValueError(f"workers must be a whole number of at least 1, or None; got {workers!r}")
     if minutes is not None and not minutes >= 0:
         raise ValueError(f"minutes must be a number from 0, or None; got {minutes!r}")
-    store = store or Store()
+    store = Store()
     results = {spec: None if recompute else store.read(spec) for spec in specs}
     missing = [spec for spec, result in results.items() if result is None]
     if missing and minutes != 0:
         store.probe()
-        job = partial(train_one, train=train, recompute=recompute, progress=False, store=store)
+        job = partial(train_one, train=train, recompute=recompute, progress=False)
         _train(missing, job, workers, minutes, progress)
     results |= {spec: store.read(spec) for spec in missing}
     return tables.one_row_a_run(results)
@@ -181,9 +177,9 @@ def read_spec(path: str | Path) -> Spec:
 def work_folder(spec: Spec) -> Path:
     """Where a run keeps its checkpoints, below `cache`.
 
-    Its name ends with the source hash: a checkpoint of other code is not resumed.
+    Its name ends with the versions of the spec's rooms: a checkpoint of other versions is not resumed.
     """
-    return cache() / "runs" / spec.run_id / provenance.LOADED[spec.layer]
+    return cache() / "runs" / spec.run_id / versions.tag(spec.rooms)
 
 
 def runs_a_gpu(spec: Spec, memory: int) -> int:
@@ -195,12 +191,8 @@ def runs_a_gpu(spec: Spec, memory: int) -> int:
     pass, 10 bytes for each of its logits (bfloat16, their float32 copy and its gradient), and
     `PROCESS_BYTES`.
     """
-    from hybrid.conversion.conversion import Stage
-
-    model, task = spec.root.model, spec.root.task
-    copies = 1 if spec.root is spec else 3
-    passes = [(spec.root.train, task), *((stage.train, stage.task(task)) for stage in spec.inside(Stage))]
-    tokens = max(train.batch_size // train.accumulate * task.seq_len for train, task in passes)
+    model, copies = spec.root.model, 1 if spec.root is spec else 3
+    tokens = max(train.batch_size // train.accumulate * task.seq_len for train, task in spec.passes())
     activations = tokens * (CHANNEL_BYTES * model.depth * model.hidden_size + 10 * model.vocab_size)
     each = copies * (16 * parameters(model) + activations) + PROCESS_BYTES
     return max(1, int(0.9 * memory) // each)

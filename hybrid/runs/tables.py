@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING
 
 from hybrid.config import Layout, ModelConfig, RunSpec
 from hybrid.config.specs import Spec
-from hybrid.runs import provenance
+from hybrid.runs import versions
 from hybrid.runs.store import Result
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ def one_row_a_run(results: dict[Spec, Result | None]) -> pandas.DataFrame:
     """Specs, and of their results (None: there is none) everything that is one value."""
     import pandas
 
-    rows, stale = [], staleness()
+    rows = []
     for spec, result in results.items():
-        groups = _about(spec, result, stale)
+        groups = _about(spec, result)
         if result is not None:
             groups |= {"metrics": _scalars(result.metrics), "provenance": _scalars(result.provenance)}
         rows.append(_flatten(groups))
@@ -32,42 +31,22 @@ def one_row_an_entry(tables: list[tuple[Result, list[dict]]], name: str) -> pand
     """The entries of one table of each result, each beside the columns of its run."""
     import pandas
 
-    rows, stale = [], staleness()
+    rows = []
     for result, entries in tables:
-        about = _about(result.spec, result, stale)
+        about = _about(result.spec, result)
         rows += [_flatten({name: entry, **about}) for entry in entries]
     return pandas.DataFrame(rows)
 
 
-def family(spec: Spec) -> str:
-    """The linear mixer of a model, or "full" where no block holds one; of work that is no training run
-    `Spec.family`."""
-    return spec.model.mixer_name if isinstance(spec, RunSpec) else spec.family
+def moved(result: Result) -> list[str]:
+    """Why a result is stale: what changed in each room whose version is not that of the result, such as
+    "data 1 -> 2: longer passkeys"; empty where it is not."""
+    return versions.moved(result.spec.rooms, result.provenance.get("rooms"))
 
 
-def variety(result: Result) -> str:
-    """What `hybrid.runs.verify` recomputes one run of, and a record of it covers.
-
-    It is the family with the number format: unless told otherwise, a GPU computes in another one than a
-    CPU, and by other kernels.
-    """
-    return " ".join(filter(None, [family(result.spec), result.provenance.get("precision")]))
-
-
-def staleness() -> Callable[[Result], bool]:
-    """Whether a result is of other code than today's that no chain of verifications leads from."""
-    today = {layer: provenance.source_hash(layer) for layer in provenance.SOURCES}
-    records = provenance.verifications()
-
-    def stale(result: Result) -> bool:
-        same = provenance.counting_as(today[result.spec.layer], variety(result), records)
-        return result.provenance.get("source_hash") not in same
-
-    return stale
-
-
-def _about(spec: Spec, result: Result | None, stale: Callable[[Result], bool]) -> dict[str, dict]:
-    """The groups of columns that say which run a row belongs to; ``stale`` is `staleness`.
+def _about(spec: Spec, result: Result | None) -> dict[str, dict]:
+    """The groups of columns that say which run a row belongs to; the family of a run is its linear mixer, or
+    "full" where no block holds one.
 
     Full heads are text, a word a block, as ``"0,2 - -"``: tables are grouped by it, and drop what is None.
     """
@@ -75,7 +54,7 @@ def _about(spec: Spec, result: Result | None, stale: Callable[[Result], bool]) -
         "run_id": spec.run_id,
         "status": result.status if result else "missing",
         "message": result.message if result else "",
-        "stale": bool(result) and stale(result),
+        "stale": bool(result) and bool(moved(result)),
     }
     if not isinstance(spec, RunSpec):
         return {"run": head | {"kind": spec.kind}, "spec": spec.columns()}

@@ -73,7 +73,7 @@ class SelectSpec(Spec):
     """One selector on one teacher with one set of second mixers."""
 
     kind = "select"
-    layer = "selection"
+    rooms = ("models", "data", "training", "conversion", "selection")
 
     align: AlignSpec
     """The teacher and the second mixers."""

@@ -112,7 +112,7 @@ def consa(
     if stages:
         metrics["passkey"] = stages[-1]["passkey"]
     evidence = provenance.collect(
-        seconds=seconds, tokens=tokens, layer=spec.layer, precision=resolved(run.train.precision)
+        seconds=seconds, tokens=tokens, rooms=spec.rooms, precision=resolved(run.train.precision)
     )
     return Result(spec.run_id, spec, status, message, metrics, curve, evidence)
 

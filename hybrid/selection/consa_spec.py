@@ -30,7 +30,7 @@ class ConsaSpec(Spec):
     """One arm: masks of a dense model are chosen while it trains on, then they are fixed and it trains on."""
 
     kind = "consa"
-    layer = "selection"
+    rooms = ("models", "data", "training", "conversion", "selection")
 
     align: AlignSpec
     """The dense model, its `teacher`, which here teaches nothing; and the cheap branch, a window or a linear

@@ -65,6 +65,6 @@ def select(spec: SelectSpec, *, checkpoint_dir: str | Path | None = None, progre
         "selection_tokens": found.tokens,
     }
     evidence = provenance.collect(
-        seconds=seconds, tokens=found.tokens, layer=spec.layer, precision=resolved(run.train.precision)
+        seconds=seconds, tokens=found.tokens, rooms=spec.rooms, precision=resolved(run.train.precision)
     )
     return Result(spec.run_id, spec, status, message, metrics, found.curve, evidence)

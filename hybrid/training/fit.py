@@ -101,6 +101,7 @@ def fit(
     evidence = provenance.collect(
         seconds=curve.seconds,
         tokens=tokens,
+        rooms=spec.rooms,
         precision=resolved(spec.train.precision),
         devices=module.trainer.world_size,
     )

@@ -12,7 +12,7 @@ from conftest import CHAPTERS, ROOT
 from fake_training import result, spec
 
 from hybrid.book import notebooks, status_page
-from hybrid.runs.provenance import LOADED, Verification
+from hybrid.runs import versions
 from hybrid.runs.store import Store
 
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
@@ -139,47 +139,25 @@ def record(chapter, runs=()):
     }
 
 
-def test_the_status_page_counts_stale_and_failed_runs(written):
-    old = {"source_hash": "0" * 16, "device": "a GPU", "seconds": 60.0, "date": "2025-01-01T00:00:00"}
+def test_the_status_page_counts_stale_and_failed_runs_and_says_what_changed(written, monkeypatch):
+    monkeypatch.setitem(versions.HISTORY, "data", ("first", "passkeys | twice as long"))
+    made = {"device": "a GPU", "seconds": 60.0, "date": "2025-01-01T00:00:00"}
+    old = made | {"rooms": {"models": 1, "data": 1, "training": 1}}
     results = [
-        result(spec(0)),
+        result(spec(0), provenance=made | {"rooms": {"models": 1, "data": 2, "training": 1}}),
         result(spec(1), provenance=old),
         result(spec(2), status="failed", message="loss is nan | at step 3", provenance=old),
+        result(spec(3), provenance=made | {"source_hash": "0" * 16}),
     ]
     page = written([record("08_recall", [one.run_id for one in results])], results)
-    expected = "| laptop | 2026-01-02 03:04:05 UTC | 2 min | a CPU, 2 threads | 3 | 2 | 1 |"
+    expected = "| laptop | 2026-01-02 03:04:05 UTC | 2 min | a CPU, 2 threads | 4 | 3 | 1 |"
     assert f"| {{doc}}`chapters/08_recall` {expected}" in page
-    assert "| `0000000000000000` (stale) | a GPU | 2 | 1 | 2025-01-01 to 2025-01-01 | 2 min |" in page
+    changed = r"data 1 -> 2: passkeys \| twice as long"
+    times = "2025-01-01 to 2025-01-01 | 2 min |"
+    assert f"| models 1, data 1, training 1 | {changed} | a GPU | 2 | 1 | {times}" in page
+    assert "| models 1, data 2, training 1 |  | a GPU | 1 | 0 |" in page
+    assert "| none | of code without versions | a GPU | 1 | 0 |" in page
     assert f"| {spec(2).run_id} | " in page and r"loss is nan \| at step 3" in page
-
-
-def test_the_status_page_lists_verified_equalities(written):
-    """What they cover is stale no longer; the same code in another number format is."""
-    old = {"source_hash": "0" * 16, "device": "a CPU", "seconds": 60.0, "date": "2025-01-01T00:00:00"}
-    results = [
-        result(spec(0), provenance=old),
-        result(spec(1), provenance=old | {"precision": "bf16-mixed"}),
-    ]
-    assert "Verified equalities" not in written([], results)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HYBRID_RESULTS", str(written.folder / "results"))
-        Verification(
-            old="0" * 16,
-            new=LOADED["run"],
-            runs={"gated_deltanet": spec(0).run_id},
-            devices=["a CPU, 1 thread", "a CPU, 2 threads"],
-            versions={"torch": "9.9"},
-            commit="c0ffee",
-            dirty=False,
-            date="2026-01-02T03:04:05+00:00",
-        ).write()
-    page = written([record("08_recall", [one.run_id for one in results])])
-    assert "| a CPU, 2 threads | 2 | 1 | 0 |" in page
-    assert "| `0000000000000000` | a CPU | 1 |" in page
-    assert "| `0000000000000000` (stale) | a CPU | 1 |" in page
-    recomputed = f"1: {spec(0).run_id} (gated_deltanet)"
-    where = "a CPU, 1 thread; a CPU, 2 threads | 9.9 | 2026-01-02 03:04:05 UTC"
-    assert f"| `0000000000000000` | `{LOADED['run']}` | {recomputed} | {where} |" in page
 
 
 def test_the_status_page_names_what_is_missing_or_broken(written):

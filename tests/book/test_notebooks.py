@@ -269,7 +269,10 @@ def test_provenance_says_how_to_get_the_page_again(monkeypatch):
     assert command.startswith("python -m hybrid notebook 01_toy -p scale=gpu ")
     words = shlex.split(command)
     assert notebooks.parse_parameters(words[6::2]) == {"scale": "gpu", "ratios": ["pure", "3:1"], "lr": 3e-4}
-    assert {"Executed", "Device", "Versions", "Commit", "Source hash"} <= set(rows)
+    assert {"Executed", "Device", "Versions", "Commit"} <= set(rows)
+    stated = dict(words.split() for words in rows["Versions of the code"].split(", "))
+    assert {room: int(number) for room, number in stated.items()} == box.record["rooms"]
+    assert box.record["rooms"].keys() == {"models", "data", "training", "conversion", "selection", "bench"}
 
 
 def test_a_box_shows_its_text_as_text():

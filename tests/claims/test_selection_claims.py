@@ -9,7 +9,6 @@ from hybrid.claims import rules
 from hybrid.claims import selection as observations
 from hybrid.claims.rules.choices import Choices
 from hybrid.config.layout import Layout
-from hybrid.runs.provenance import LOADED
 from hybrid.runs.store import Result, Store
 from hybrid.studies import selection
 from hybrid.studies import selection_scales as scales
@@ -159,7 +158,7 @@ def test_names_and_shares_of_the_claims_exist():
 def test_stored_selections_become_observations(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_RESULTS", str(tmp_path))
     size, store = scales.selection_scale("laptop"), Store()
-    evidence = {"source_hash": LOADED["selection"], "seconds": 8.0}
+    evidence = {"seconds": 8.0}
 
     def stored(name, seed, chosen, **more):
         spec = selection.selections("laptop")[name][seed]

@@ -13,7 +13,10 @@ from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Choice, Spec
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Stage
-from hybrid.runs import provenance, registry
+from hybrid.runs import registry
+from hybrid.runs.versions import ROOMS
+from hybrid.selection import Restoration
+from hybrid.selection.base import SelectSpec
 
 RUN = RunSpec(flat_config("FFF", vocab_size=384, hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
 STAGE = Stage(TrainConfig(steps=10, warmup=1), seq_len=64, recall_fraction=0.5)
@@ -41,7 +44,7 @@ class Ride(Way):
 @dataclass(frozen=True)
 class Trip(Spec):
     kind = "trip"
-    layer = "run"
+    rooms = ("models",)
 
     way: Way
     inside: AlignSpec | None = None
@@ -134,22 +137,62 @@ def test_columns_are_single_values_and_outer_names_win():
     assert HYBRID.title == "hybrid gla LFL, seed 0" and RUN.title == "full FFF, seed 0"
 
 
-def test_every_kind_has_a_trainer_and_a_layer():
+def test_every_kind_has_a_trainer_and_rooms():
+    """The lower rooms first, and those that every model, task and training rests on."""
     for name in registry.KINDS:
         assert callable(registry.trainer(name))
         module, _, class_name = registry.KINDS[name].spec.partition(":")
-        assert getattr(import_module(module), class_name).layer in provenance.SOURCES
+        rooms = getattr(import_module(module), class_name).rooms
+        assert rooms[:3] == RUN.rooms and list(rooms) == [room for room in ROOMS if room in rooms]
+    assert set(HYBRID.rooms) - set(RUN.rooms) == {"conversion"}
     with pytest.raises(ValueError, match="unknown kind of work 'cake'"):
         registry.trainer("cake")
 
 
-def test_layers_rest_on_others():
-    files = {layer: set(provenance.source_files(layer)) for layer in provenance.SOURCES}
-    selection = files["selection"]
-    assert files["run"] < files["conversion"] < selection
-    assert {path.parent.name for path in files["bench"] - files["run"]} == {"bench"}
-    assert files["run"] < files["bench"]
-    assert len(set(provenance.LOADED.values())) == 4
-    every = set(provenance.PACKAGE.glob("selection/*.py"))
-    studies = {"__init__", "scales", "study", "observations", "planted"}
-    assert {path.stem for path in every - selection} == studies
+@dataclass(frozen=True)
+class Walker(Spec):
+    kind = "walker"
+    rooms = ("models",)
+
+    pace: float = 1.0
+
+
+@dataclass(frozen=True)
+class Either(Spec):
+    """A spec whose field names the kinds that may stand there; the registry knows neither."""
+
+    kind = "either"
+    rooms = ("models",)
+
+    first: Trip | Walker
+
+
+@pytest.mark.parametrize("first", [Trip(Walk(2.0)), Walker(3.0)])
+def test_a_field_of_several_specs_reads_the_one_that_is_named(first):
+    again = Either.from_dict(through_json(Either(first)))
+    assert again == Either(first) and type(again.first) is type(first)
+
+
+def test_a_spec_of_another_kind_than_the_field_allows_is_refused():
+    values = through_json(Either(Walker()))
+    with pytest.raises(ValueError, match="unknown kind of work 'run'; allowed: trip, walker"):
+        Either.from_dict(values | {"first": RUN.to_dict()})
+    with pytest.raises(ValueError, match="unknown kind of work 'align'; allowed: checkpoint, run"):
+        registry.read(through_json(ALIGN) | {"teacher": through_json(ALIGN)})
+    with pytest.raises(ValueError, match="unknown kind of work 'run'; allowed: align"):
+        registry.read(through_json(HYBRID) | {"align": RUN.to_dict()})
+
+
+def test_a_spec_without_its_kind_is_of_the_first_one_that_the_field_names():
+    values = through_json(ALIGN)
+    del values["teacher"]["kind"]
+    assert registry.read(values) == ALIGN
+
+
+def test_passes_are_all_stretches_of_training():
+    """Counted by hand: the teacher's, stage 1, and the stages of the hybrid or of a selector."""
+    assert [task.seq_len for _, task in HYBRID.passes()] == [RUN.task.seq_len, 64, 64, 256]
+    assert [train for train, _ in HYBRID.passes()] == [RUN.train, *[STAGE.train] * 3]
+    assert [*RUN.passes()] == [(RUN.train, RUN.task)] == [*replace(ALIGN, stage=None).passes()]
+    restored = SelectSpec(ALIGN, Restoration(replace(STAGE, seq_len=256)), (1,))
+    assert [task.seq_len for _, task in restored.passes()] == [RUN.task.seq_len, 64, 256]

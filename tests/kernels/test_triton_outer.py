@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid import kernels
-from hybrid.runs import provenance
 
 if find_spec("triton") is None:
     pytest.skip("Triton is for Linux", allow_module_level=True)
@@ -160,8 +159,3 @@ def test_a_cpu_without_the_interpreter_is_told_what_to_set(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert not triton.knobs.runtime.interpret
     refused("tensors on cpu need Triton's interpreter: .* TRITON_INTERPRET=1 before triton is imported")
-
-
-def test_every_other_kernel_file_counts_for_the_source_hash():
-    folder = provenance.PACKAGE / "kernels"
-    assert {*folder.glob("*.py")} - {*provenance.source_files()} == {folder / "triton_outer.py"}

@@ -19,7 +19,7 @@ from fake_training import logged, result, spec
 from flat import flat_config
 
 from hybrid.config import MIXERS
-from hybrid.runs import pool, provenance, runner
+from hybrid.runs import pool, provenance, runner, tables, versions
 from hybrid.runs.store import Result, Store, StoreError, StoreWarning
 from hybrid.studies.paper import paper
 
@@ -78,7 +78,7 @@ def alive(pid):
 
 def no_work_left():
     work = Path(os.environ["HYBRID_CACHE"])
-    return [p for p in work.rglob("*") if p.suffix != ".lock"] == []
+    return [p for p in work.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
 
 
 def test_missing_runs_are_trained_once_and_then_read():
@@ -97,7 +97,7 @@ def test_the_table_holds_the_spec_the_metrics_and_the_evidence():
             spec(seed=3, layout="LLLF", lr=2e-3, conv=4),
             metrics={"recall": 0.25, "parameters": 1234, "recall_by": [{"pairs": 4, "accuracy": 0.25}]},
             provenance={
-                "source_hash": provenance.LOADED["run"],
+                "rooms": {"models": 1, "data": 1, "training": 1},
                 "device": "CPU",
                 "seconds": 2.0,
                 "precision": "32-true",
@@ -162,11 +162,36 @@ def test_a_failed_run_is_kept_shown_and_trained_again_only_on_request():
     assert (row["status"], row["message"], row["recall"]) == ("done", "", 0.5)
 
 
-def test_a_result_of_other_code_is_kept_and_marked():
-    Store().write(result(spec(seed=0), provenance={"source_hash": "0" * 16}))
-    Store().write(result(spec(seed=1)))
-    assert list(collect([spec(seed=0), spec(seed=1)])["stale"]) == [True, False]
+def test_a_result_of_another_version_is_kept_and_marked(monkeypatch):
+    monkeypatch.setitem(versions.HISTORY, "data", ("first", "other words"))
+    now = {"models": 1, "data": 2, "training": 1}
+    facts = {"commit": "c0ffee", "dirty": True, "device": "a GPU", "versions": {"torch": "0"}, "date": "1970"}
+    made = [
+        {"rooms": now},
+        {"rooms": now} | facts,
+        {"rooms": now | {"bench": 7}},
+        {"rooms": now | {"data": 1}},
+        {"rooms": {"models": 1, "data": 2}},
+        {"rooms": "models"},
+        {"source_hash": "0" * 16},
+    ]
+    specs = [spec(seed=seed) for seed in range(len(made))]
+    for one, evidence in zip(specs, made, strict=True):
+        Store().write(result(one, provenance=evidence))
+    assert list(collect(specs)["stale"]) == [False] * 3 + [True] * 4
+    assert tables.moved(Store().read(specs[0])) == []
+    assert tables.moved(Store().read(specs[3])) == ["data 1 -> 2: other words"]
     assert logged() == []
+
+
+def test_a_checkpoint_of_another_version_is_not_resumed(monkeypatch):
+    folder = runner.work_folder(spec(seed=1))
+    assert folder.name == "models1-data1-training1"
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_text("4")
+    monkeypatch.setitem(versions.HISTORY, "training", ("first", "another optimiser"))
+    runner.train_one(spec(seed=1), fake.train_in_steps)
+    assert [line[2] for line in logged()] == ["0"]
 
 
 def test_a_cut_file_is_named_and_trained_again():
@@ -446,30 +471,19 @@ def test_specs_pass_through_files(tmp_path):
         runner.read_spec(paths[0])
 
 
-def test_the_source_hash_sees_code_and_not_comments():
-    code = 'import a\n\n\ndef f(x):\n    """What."""\n    y = "#"  # why\n    return y\n'
-    bare = 'import a\ndef f(x):\n    y = "#"\n    return y'
-    assert provenance.bare_code(code) == bare
-    assert provenance.bare_code(code.replace('"#"', '"!"')) != bare
-    assert provenance.bare_code('x: int = 1\n"""Unit."""\n') == "x: int = 1"
-    names = {path.relative_to(provenance.PACKAGE).as_posix() for path in provenance.source_files()}
-    assert {"layout.py", "config/model.py", "training.py", "loop.py", "kernels/__init__.py"} <= names
-    assert not names & {"runs.py", "store.py", "cli.py", "figures.py", "provenance.py"}
-
-
 def test_the_evidence_is_complete_and_plain():
     import numpy as np
     import torch
 
     provenance.reset_peak_memory()
-    evidence = provenance.collect(seconds=4.0, tokens=1000, precision="32-true")
+    evidence = provenance.collect(seconds=4.0, tokens=1000, rooms=["models", "bench"], precision="32-true")
     assert json.loads(json.dumps(evidence)) == evidence
     assert evidence["versions"]["torch"] == torch.__version__
     assert evidence["versions"]["numpy"] == np.__version__
     assert evidence["tokens_per_second"] == 250 and evidence["precision"] == "32-true"
-    assert evidence["source_hash"] == provenance.source_hash()
+    assert evidence["rooms"] == {"models": versions.version("models"), "bench": versions.version("bench")}
     assert pd.Timestamp(evidence["date"]).utcoffset() == pd.Timedelta(0)
-    assert provenance.collect(seconds=0.0, tokens=0)["tokens_per_second"] is None
+    assert provenance.collect(seconds=0.0, tokens=0, rooms=[])["tokens_per_second"] is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux measures one run alone")

@@ -10,6 +10,7 @@ import pytest
 from flat import flat_config
 
 from hybrid.config import RunSpec, TaskConfig, TrainConfig
+from hybrid.runs import versions
 from hybrid.runs.kept_weights import kept
 
 SPEC = RunSpec(flat_config("FF", hidden_size=16, attn_heads=2), TaskConfig(), TrainConfig())
@@ -87,3 +88,12 @@ def test_weights_that_cannot_be_made_are_tried_again(tmp_path, monkeypatch):
     assert folder == kept(SPEC, fail)
     other = kept(SPEC.with_(seed=1), lambda folder, checkpoints: folder.mkdir())
     assert other != folder and SPEC.run_id in folder.name
+
+
+def test_weights_of_another_version_are_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRID_CACHE", str(tmp_path))
+    old = kept(SPEC, lambda folder, checkpoints: folder.mkdir())
+    assert old.name == f"{SPEC.run_id}-models1-data1-training1"
+    monkeypatch.setitem(versions.HISTORY, "models", ("first", "another gate"))
+    new = kept(SPEC, lambda folder, checkpoints: folder.mkdir())
+    assert new.name == f"{SPEC.run_id}-models2-data1-training1" and old.exists()

@@ -63,16 +63,6 @@ def test_a_stored_result_of_a_teacher_stays_as_it_is(empty):
     assert Store().path(spec).read_bytes() == before
 
 
-def test_what_runs_other_code_is_of_another_family():
-    """Ablations, the two phases of even spacing, and the two scopes of heads run the same code."""
-    specs = [specs[0] for specs in selection.selections("smoke").values()]
-    specs += [specs[0] for specs in selection.masks("smoke").values()]
-    ablations = set(selection.ablations("smoke"))
-    kinds_of = {spec.family for spec in specs}
-    assert len(kinds_of) == len(specs) - len(ablations) - 2
-    assert {tables.family(spec) for spec in specs} == kinds_of
-
-
 def test_budgets_are_a_sixth_a_quarter_and_a_half():
     assert scales.selection_scale("laptop").budgets == (1, 2, 4)
     assert scales.selection_scale("gpu").budgets == (2, 3, 6)
