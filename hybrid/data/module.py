@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from hybrid.config import TaskConfig, TrainConfig
-from hybrid.data import suite
+from hybrid.data import floors, suite
 from hybrid.data.corpus import Corpus, load_corpus, pieces, text_vocab, vocab_size
 from hybrid.data.recall import IGNORED, mqar
 from hybrid.data.words import repeated_words
@@ -96,7 +96,10 @@ class TaskData(LightningDataModule):
             parts.append(self._recall(inputs, labels))
         if suite_rows:
             names = rng.choice(list(suite.TASKS), suite_rows)
-            parts.append(self._suite(rng, self.corpus.train, names, task.seq_len, many=True)[0])
+            symbols = self._symbols(self.corpus.train)
+            parts.append(
+                self._suite([suite.sample(rng, symbols, name, task.seq_len, many=True) for name in names])
+            )
         if recall_rows < rows:
             last = len(self.corpus.train) - task.seq_len
             parts.append(self._text(self.corpus.train, rng.integers(last, size=rows - recall_rows)))
@@ -160,7 +163,8 @@ class TaskData(LightningDataModule):
         """Questions of one task of the suite, one a sequence, at one length.
 
         The training length gets ``sequences`` (None: `eval_sequences`), another one about as many tokens.
-        These batches also hold ``chance`` [B], the accuracy of a guess among each row's candidates.
+        These batches also hold ``skipped`` [B, rules], the accuracy on each row of the rules that skip the
+        task (`hybrid.data.floors`), chance first, and ``size`` [B], the symbols of one value of an answer.
         Raises ``ValueError`` naming an unknown task, or when the length is too short for it.
         """
         rng = stream(EVAL_SEED, self.asked, length, *name.encode())
@@ -168,16 +172,20 @@ class TaskData(LightningDataModule):
         while left > 0:
             size = min(left, self.rows)
             left -= size
-            batch, chance = self._suite(rng, self.corpus.valid, [name] * size, length, many=False)
-            yield batch | {"chance": torch.tensor(chance)}
+            symbols = self._symbols(self.corpus.valid)
+            samples = [suite.sample(rng, symbols, name, length) for _ in range(size)]
+            skipped = [floors.skipped(symbols, name, sample) for sample in samples]
+            yield self._suite(samples) | {
+                "skipped": torch.tensor(skipped, dtype=torch.float64),
+                "size": torch.tensor([sample.size for sample in samples]),
+            }
 
-    def _suite(
-        self, rng: np.random.Generator, text: np.ndarray, names: Sequence[str], length: int, many: bool
-    ) -> tuple[dict[str, torch.Tensor], list[float]]:
-        symbols = suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
-        made = [suite.sequence(suite.sample(rng, symbols, name, length, many)) for name in names]
-        inputs, labels, chance = zip(*made, strict=True)
-        return _batch(np.array(inputs), np.array(labels), recall=True), list(chance)
+    def _symbols(self, text: np.ndarray) -> suite.Symbols:
+        return suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
+
+    def _suite(self, samples: Sequence[suite.Sample]) -> dict[str, torch.Tensor]:
+        inputs, labels, _ = zip(*map(suite.sequence, samples), strict=True)
+        return _batch(np.array(inputs), np.array(labels), recall=True)
 
     def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
         windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)
