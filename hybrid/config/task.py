@@ -90,6 +90,11 @@ class TaskConfig:
         return self.seq_len if self.seq_len in self.eval_lengths else min(self.eval_lengths)
 
     @property
+    def reads_text(self) -> bool:
+        """Whether text of the corpus is read: as windows, or as the haystack of the suite."""
+        return self.recall_fraction < 1 or self.has_suite
+
+    @property
     def has_suite(self) -> bool:
         """Whether the thirteen tasks of the suite are trained and measured."""
         return self.recall_fraction > 0 and self.suite_fraction > 0
