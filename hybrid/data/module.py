@@ -11,13 +11,15 @@ from lightning.pytorch import LightningDataModule
 
 from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data import floors, suite
-from hybrid.data.corpus import Corpus, load_corpus, pieces, text_vocab, vocab_size
+from hybrid.data.corpus import Corpus, end_token, load_corpus, pieces, text_vocab, vocab_size
 from hybrid.data.recall import IGNORED, mqar
 from hybrid.data.words import repeated_words
 
 __all__ = ["TaskData", "TrainBatches", "stream", "vocab_size"]
 
 PURPOSES = {"train": 0, "eval": 1, "select": 2}
+PIECE = 2**24
+"""Tokens that are searched for ends of documents at a time."""
 EVAL_SEED = 20_250_701
 """Seeds every evaluation set, so that all models answer the same questions."""
 
@@ -101,9 +103,38 @@ class TaskData(LightningDataModule):
                 self._suite([suite.sample(rng, symbols, name, task.seq_len, many=True) for name in names])
             )
         if recall_rows < rows:
-            last = len(self.corpus.train) - task.seq_len
-            parts.append(self._text(self.corpus.train, rng.integers(last, size=rows - recall_rows)))
+            begins, held = self._held
+            drawn = rng.integers(held[-1], size=rows - recall_rows)
+            span = np.searchsorted(held, drawn, side="right")
+            parts.append(self._text(self.corpus.train, begins[span] + drawn - np.append(0, held)[span]))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @functools.cached_property
+    def _held(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each span of the training text begins that a window must not leave, and how many windows lie
+        in it and in those before: the whole text, or every document.
+
+        Raises ``ValueError`` when the tokenizer marks no end of a document, or no document holds a window.
+        """
+        task, text = self.task, self.corpus.train
+        ends = np.array([len(text)])
+        if task.packing == "document":
+            if (mark := end_token(task)) is None:
+                raise ValueError(
+                    f"packing 'document' needs a tokenizer with an end mark; {task.tokenizer!r} has none"
+                )
+            # Piece by piece, since a text may be larger than the memory.
+            offsets = range(0, len(text), PIECE)
+            marked = [at + 1 + np.flatnonzero(text[at : at + PIECE] == mark) for at in offsets]
+            ends = np.union1d(np.concatenate(marked), ends)
+        begins = np.append(0, ends[:-1])
+        held = np.cumsum(np.maximum(ends - begins - task.seq_len, 0))
+        if not held[-1]:
+            raise ValueError(
+                f"packing 'document' needs a document of more than seq_len tokens; got {task.seq_len}, and "
+                f"the longest has {(ends - begins).max()}"
+            )
+        return begins, held
 
     def val_text_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
         """Windows of the validation text that share no target, spread evenly over it.
