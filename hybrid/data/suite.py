@@ -126,6 +126,7 @@ def needles(
     >>> needles(np.random.default_rng(1), symbols, 12, haystack="noise", keys=2)[:2]
     ([13, 2, 4, 14, 15, 16, 17, 1, 6], [([8, 2], [4])])
     """
+    _holds(symbols, 2)
     needle, turn = key_size + value_size, 1 + key_size + values * value_size
     queries = min(queries or max(1, length // (2 * turn)), keys or symbols.vocab // 2)
     room = length - queries * turn

@@ -18,11 +18,9 @@ FIRST, VOCAB, LENGTH, TEXTS = 256, 64, 64, 400
 SYMBOLS = Symbols(np.arange(5_000) % 256, first=FIRST, vocab=VOCAB)
 KEYS = range(FIRST, FIRST + VOCAB // 2)
 VALUES = range(FIRST + VOCAB // 2, FIRST + VOCAB)
-QUESTIONS = {FIRST + VOCAB + MARKS.index(m) for m in ("ask", "trace", "common", "frequent", "fact")}
+QUESTIONS = [MARKS.index(mark) for mark in ("ask", "trace", "common", "frequent", "fact")]
 SIZES = {"niah_single_3": (1, 3), "niah_multikey_3": (2, 2)}
 """Symbols of a key and of a value, where they are not one each."""
-KINDS = {"vt": set(KEYS), "cwe": {*KEYS, *VALUES}, "fwe": {*KEYS, *VALUES}}
-"""Symbols that answer; the values where nothing is said."""
 
 FLOORS = {
     "niah_single_1": 0.58,
@@ -46,19 +44,20 @@ class Flat:
     """What is read before one symbol of an answer: the context, the question without its mark, and the
     symbols already answered to it; ``before`` are answers to earlier questions."""
 
-    def __init__(self, name, tokens):
+    def __init__(self, name, tokens, vocab=VOCAB):
         self.name = name
-        starts = [i for i, token in enumerate(tokens) if token in QUESTIONS]
+        starts = [i for i, token in enumerate(tokens) if token - FIRST - vocab in QUESTIONS]
         key, self.size = SIZES.get(name, (1, 1))
         asked = {"c": 0, "f": 0, "v": 1, "n": key, "q": 2 + (name == "qa_2")}[name[0]]
         self.context = tokens[: starts[0]]
         self.question = tokens[starts[-1] + 1 : starts[-1] + 1 + asked]
         self.given = tokens[starts[-1] + 1 + asked :]
         self.before = [s for a, b in pairwise(starts) for s in tokens[a + 1 + asked : b]]
-        self.kind = KINDS.get(name, set(VALUES))
+        half, end = FIRST + vocab // 2, FIRST + vocab
+        self.kind = set(range(half if name[0] in "nq" else FIRST, half if name == "vt" else end))
         self.shown = [s for s in self.context if s in self.kind]
         self.part = len(self.given) % self.size
-        self.bare = [s for s in self.context if FIRST <= s < FIRST + VOCAB]
+        self.bare = [s for s in self.context if FIRST <= s < end]
 
     def words(self):
         """Values of the text that begin as the one under way does and are not used up, in order."""
@@ -87,7 +86,7 @@ def oracle(text):
             common = [word for word, _ in Counter(context).most_common(4)]
             return sorted(common, key=context.index)[n]
         case "f":
-            return Counter(text.shown).most_common(3)[n][0] if len(text.shown) else None
+            return Counter(text.shown).most_common(3)[n][0]
         case _:
             known = {(e, r): found for e, r, found in text.facts()}
             entity, *relations = question
