@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hybrid.claims.rules.contrasts import LEARNT
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from hybrid.config import RunSpec, TaskConfig
 
 PLACE = ["run_id", "arm", "mixer", "label", "full_blocks", "depth", "seed", "status", "stale"]
-TASK = ["task", "accuracy", "chance"]
+TASK = ["task", "accuracy", "chance", "floor"]
 SCALARS = ("loss_bits_per_byte", "last_word", "recall")
 
 
@@ -31,6 +32,7 @@ def observed(specs: Mapping[str, Sequence[RunSpec]]) -> pandas.DataFrame:
     """
     import pandas
 
+    from hybrid.data.floors import recall_floor
     from hybrid.runs import runner
 
     if not any(specs.values()):
@@ -39,14 +41,17 @@ def observed(specs: Mapping[str, Sequence[RunSpec]]) -> pandas.DataFrame:
     for arm, of_arm in specs.items():
         task = of_arm[0].task
         found = _placed(runner.collect(of_arm, minutes=0, progress=False), arm)
-        chance = {"recall": _recall_chance(task)}
+        chance = {"recall": _over_loads(task, lambda pairs: 1 / pairs)}
+        floor = {"recall": _over_loads(task, partial(recall_floor, task.home))}
         for metric in SCALARS:
             value = found[metric] if metric in found else float("nan")
-            seen = found[PLACE].assign(metric=metric, value=value, chance=chance.get(metric), tasks="")
-            scalars.append(seen.astype({"chance": float}))
+            seen = found[PLACE].assign(
+                metric=metric, value=value, chance=chance.get(metric), floor=floor.get(metric), tasks=""
+            )
+            scalars.append(seen.astype({"chance": float, "floor": float}))
         if task.has_suite and (found["status"] == "done").any():
             detail = _placed(runner.detail(of_arm, "suite_by"), arm)
-            tasks.append(detail[detail["length"] == task.home])
+            tasks.append(detail[detail["length"] == task.home].reindex(columns=[*PLACE, *TASK]))
     scalars = pandas.concat(scalars, ignore_index=True)
     measured = pandas.concat(tasks) if tasks else pandas.DataFrame(columns=[*PLACE, *TASK])
     arm = "matched" if "matched" in specs else "published"
@@ -76,6 +81,7 @@ def _suite(tasks: pandas.DataFrame, runs: pandas.DataFrame, arm: str) -> pandas.
                 metric=metric,
                 value=every["run_id"].map(means),
                 chance=some["chance"].mean(),
+                floor=some["floor"].fillna(some["chance"]).mean(),
                 tasks=f"{len(counted)} of {len(names)}" if counted else "",
             )
         )
@@ -92,8 +98,8 @@ def _placed(frame: pandas.DataFrame, arm: str) -> pandas.DataFrame:
     return frame.assign(arm=arm, mixer=frame["mixer"].mask(full, "full"), label=label)
 
 
-def _recall_chance(task: TaskConfig) -> float:
-    """Accuracy of a guess among the values of the pairs, averaged as the metric "recall" is."""
+def _over_loads(task: TaskConfig, accuracy: Callable[[int], float]) -> float:
+    """An accuracy at a number of pairs, averaged as the metric "recall" is."""
     loads = [pairs for pairs in task.eval_pairs if 4 * pairs <= task.home]
     trained = [pairs for pairs in loads if pairs in task.pairs] or loads
-    return sum(1 / pairs for pairs in trained) / len(trained)
+    return sum(map(accuracy, trained)) / len(trained)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from hybrid.config.checks import floats, numbers, positive, share
 
+PACKINGS = ("stream", "document")
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -25,6 +27,12 @@ class TaskConfig:
     that reach it. The default is held in memory, more lie on disk (`hybrid.data.shards`)."""
     seq_len: int = 128
     """Tokens of a training sequence, text or recall."""
+    packing: str = "stream"
+    """Where a training window of text may lie. "stream": anywhere, so that it may cross the ends of
+    documents, and what a model remembers runs on into the next one. "document": inside one document, each
+    place equally likely; documents of seq_len tokens or fewer, their end mark included, are left out.
+    Held-out text is measured on the stream in both cases, so that losses can be compared, and so is the text
+    that recall hides in."""
     recall_fraction: float = 0.5
     """Share of the training sequences that are recall; 0 is text only, 1 recall only."""
     pairs: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -53,6 +61,8 @@ class TaskConfig:
             if not values or any(not isinstance(v, int) or v < 1 for v in values):
                 raise ValueError(f"{name} must be whole numbers of at least 1; got {values!r}")
         positive(self, "corpus_tokens", "seq_len", "recall_vocab", "eval_sequences")
+        if self.packing not in PACKINGS:
+            raise ValueError(f"unknown packing {self.packing!r}; allowed: {', '.join(PACKINGS)}")
         share(self, "recall_fraction")
         share(self, "suite_fraction")
         if self.has_suite:
@@ -88,6 +98,11 @@ class TaskConfig:
     def home(self) -> int:
         """The length at which a task is summed up: the training length, or else the shortest measured one."""
         return self.seq_len if self.seq_len in self.eval_lengths else min(self.eval_lengths)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text of the corpus is read: as windows, or as the haystack of the suite."""
+        return self.recall_fraction < 1 or self.has_suite
 
     @property
     def has_suite(self) -> bool:

@@ -70,6 +70,11 @@ def text_vocab(task: TaskConfig) -> int:
     return 256 if task.tokenizer == "bytes" else len(_tokenizer(task.tokenizer))
 
 
+def end_token(task: TaskConfig) -> int | None:
+    """Id that ends a document; None where the tokenizer has none."""
+    return END[0] if task.tokenizer == "bytes" else _tokenizer(task.tokenizer).eos_token_id
+
+
 def pieces(task: TaskConfig) -> list[str]:
     """The text of every id; one that begins a word begins with a space where the tokenizer marks that."""
     if task.tokenizer == "bytes":

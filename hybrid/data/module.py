@@ -10,14 +10,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from hybrid.config import TaskConfig, TrainConfig
-from hybrid.data import suite
-from hybrid.data.corpus import Corpus, load_corpus, pieces, text_vocab, vocab_size
+from hybrid.data import floors, suite
+from hybrid.data.corpus import Corpus, end_token, load_corpus, pieces, text_vocab, vocab_size
 from hybrid.data.recall import IGNORED, mqar
 from hybrid.data.words import repeated_words
 
 __all__ = ["TaskData", "TrainBatches", "stream", "vocab_size"]
 
 PURPOSES = {"train": 0, "eval": 1, "select": 2}
+PIECE = 2**24
+"""Tokens that are searched for ends of documents at a time."""
 EVAL_SEED = 20_250_701
 """Seeds every evaluation set, so that all models answer the same questions."""
 
@@ -96,11 +98,43 @@ class TaskData(LightningDataModule):
             parts.append(self._recall(inputs, labels))
         if suite_rows:
             names = rng.choice(list(suite.TASKS), suite_rows)
-            parts.append(self._suite(rng, self.corpus.train, names, task.seq_len, many=True)[0])
+            symbols = self._symbols(self.corpus.train)
+            parts.append(
+                self._suite([suite.sample(rng, symbols, name, task.seq_len, many=True) for name in names])
+            )
         if recall_rows < rows:
-            last = len(self.corpus.train) - task.seq_len
-            parts.append(self._text(self.corpus.train, rng.integers(last, size=rows - recall_rows)))
+            begins, held = self._held
+            drawn = rng.integers(held[-1], size=rows - recall_rows)
+            span = np.searchsorted(held, drawn, side="right")
+            parts.append(self._text(self.corpus.train, begins[span] + drawn - np.append(0, held)[span]))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @functools.cached_property
+    def _held(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each span of the training text begins that a window must not leave, and how many windows lie
+        in it and in those before: the whole text, or every document.
+
+        Raises ``ValueError`` when the tokenizer marks no end of a document, or no document holds a window.
+        """
+        task, text = self.task, self.corpus.train
+        ends = np.array([len(text)])
+        if task.packing == "document":
+            if (mark := end_token(task)) is None:
+                raise ValueError(
+                    f"packing 'document' needs a tokenizer with an end mark; {task.tokenizer!r} has none"
+                )
+            # Piece by piece, since a text may be larger than the memory.
+            offsets = range(0, len(text), PIECE)
+            marked = [at + 1 + np.flatnonzero(text[at : at + PIECE] == mark) for at in offsets]
+            ends = np.union1d(np.concatenate(marked), ends)
+        begins = np.append(0, ends[:-1])
+        held = np.cumsum(np.maximum(ends - begins - task.seq_len, 0))
+        if not held[-1]:
+            raise ValueError(
+                f"packing 'document' needs a document of more than seq_len tokens; got {task.seq_len}, and "
+                f"the longest has {(ends - begins).max()}"
+            )
+        return begins, held
 
     def val_text_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
         """Windows of the validation text that share no target, spread evenly over it.
@@ -160,7 +194,8 @@ class TaskData(LightningDataModule):
         """Questions of one task of the suite, one a sequence, at one length.
 
         The training length gets ``sequences`` (None: `eval_sequences`), another one about as many tokens.
-        These batches also hold ``chance`` [B], the accuracy of a guess among each row's candidates.
+        These batches also hold ``skipped`` [B, rules], the accuracy on each row of the rules that skip the
+        task (`hybrid.data.floors`), chance first, and ``size`` [B], the symbols of one value of an answer.
         Raises ``ValueError`` naming an unknown task, or when the length is too short for it.
         """
         rng = stream(EVAL_SEED, self.asked, length, *name.encode())
@@ -168,16 +203,20 @@ class TaskData(LightningDataModule):
         while left > 0:
             size = min(left, self.rows)
             left -= size
-            batch, chance = self._suite(rng, self.corpus.valid, [name] * size, length, many=False)
-            yield batch | {"chance": torch.tensor(chance)}
+            symbols = self._symbols(self.corpus.valid)
+            samples = [suite.sample(rng, symbols, name, length) for _ in range(size)]
+            skipped = [floors.skipped(symbols, name, sample) for sample in samples]
+            yield self._suite(samples) | {
+                "skipped": torch.tensor(skipped, dtype=torch.float64),
+                "size": torch.tensor([sample.size for sample in samples]),
+            }
 
-    def _suite(
-        self, rng: np.random.Generator, text: np.ndarray, names: Sequence[str], length: int, many: bool
-    ) -> tuple[dict[str, torch.Tensor], list[float]]:
-        symbols = suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
-        made = [suite.sequence(suite.sample(rng, symbols, name, length, many)) for name in names]
-        inputs, labels, chance = zip(*made, strict=True)
-        return _batch(np.array(inputs), np.array(labels), recall=True), list(chance)
+    def _symbols(self, text: np.ndarray) -> suite.Symbols:
+        return suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
+
+    def _suite(self, samples: Sequence[suite.Sample]) -> dict[str, torch.Tensor]:
+        inputs, labels, _ = zip(*map(suite.sequence, samples), strict=True)
+        return _batch(np.array(inputs), np.array(labels), recall=True)
 
     def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
         windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)

@@ -24,7 +24,12 @@ EVAL_SEED = 20_260_629
 
 @dataclass(frozen=True)
 class Passkeys:
-    """How many passkeys, how long, in texts of which lengths."""
+    """How many passkeys, how long, in texts of which lengths.
+
+    All K keys are asked, and each symbol is read with the right ones before it. So a rule that reads no key
+    gets far: of n passkeys that are left it names one in n, and the first symbol of a passkey tells the
+    others. That makes ``(1 + 1/2 + ... + 1/K) / K`` of the first symbols and nearly all others.
+    """
 
     keys: int = 4
     """Passkeys in a text; all of them are asked, in random order."""

@@ -8,9 +8,15 @@ a key, and the answer follows it. So a small model can be asked, and a task meas
 A generator returns a `Sample`: a context and one turn a question. `sequence` joins them. What is the
 same for all tasks:
 
-- an answer of several symbols is given in one fixed order and read with the right symbols before it
-  (RULER reads free text and looks for every answer in any order);
-- facts and needles stand at random places of their haystack, in random order.
+- an answer of several values is given in one fixed order and read with the right symbols before it
+  (RULER reads free text and looks for every answer in any order); a value of several symbols is right
+  only as a whole, as there;
+- facts and needles stand at random places of their haystack, in random order;
+- something competes with what is asked. In English a question and its needle are told apart by their
+  words. Among symbols a needle that stands alone is the only one of its kind, and a rule that never reads
+  the question would find it. So the single needles have one distractor, the needle of several values and
+  the chain of variables have others between their parts, and of eight needles four are asked. What rules
+  of that kind still reach is measured in `hybrid.data.floors`.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +83,15 @@ class Sample(NamedTuple):
     turns: list[tuple[list[int], list[int]]]
     """Question and answer, one after the other."""
     among: np.ndarray
-    """Ids an answer is taken from; those of them that the context shows are the candidates."""
+    """Ids an answer is taken from."""
+    size: int = 1
+    """Symbols of one value of an answer."""
+
+    def values(self, symbols: list[int]) -> list[tuple[int, ...]]:
+        """The values that symbols show, in their order and as often as they show them."""
+        among = set(self.among.tolist())
+        chosen = [symbol for symbol in symbols if symbol in among]
+        return list(zip(*(chosen[i :: self.size] for i in range(self.size)), strict=True))
 
 
 def needles(
@@ -98,8 +113,8 @@ def needles(
         haystack: "essay" or "noise", see `Symbols.haystack`.
         keys: different keys in the haystack; None: as many as fit, the others being distractors, and at
             most as many as there are symbols.
-        values: needles of one key, each with a value of its own; the answer has them in the order of
-            the text.
+        values: needles of each key, each with a value of its own; the answer has them in the order of
+            the text, where those of other keys stand between them.
         queries: keys asked, one after the other, no more than `keys`; None: as many as half of the
             sequence can ask.
         key_size, value_size: symbols of a key and of a value, such as RULER's "uuids".
@@ -111,8 +126,9 @@ def needles(
     >>> needles(np.random.default_rng(1), symbols, 12, haystack="noise", keys=2)[:2]
     ([13, 2, 4, 14, 15, 16, 17, 1, 6], [([8, 2], [4])])
     """
+    _holds(symbols, 2)
     needle, turn = key_size + value_size, 1 + key_size + values * value_size
-    queries = min(queries or length // (2 * turn), keys or symbols.vocab // 2)
+    queries = min(queries or max(1, length // (2 * turn)), keys or symbols.vocab // 2)
     room = length - queries * turn
     if keys is None:
         keys = min(room // needle, symbols.vocab // 2)
@@ -126,29 +142,39 @@ def needles(
     for asked in rng.permutation(keys)[:queries]:
         answer = [s for owner, c in zip(owners, contents, strict=True) if owner == asked for s in c]
         turns.append(([symbols.mark("ask"), *names[asked]], answer))
-    return Sample(context, turns, symbols.values)
+    return Sample(context, turns, symbols.values, value_size)
 
 
-def variable_tracking(rng: np.random.Generator, symbols: Symbols, length: int, *, hops: int = 4) -> Sample:
+def variable_tracking(
+    rng: np.random.Generator, symbols: Symbols, length: int, *, hops: int = 4, chains: int = 3
+) -> Sample:
     """Which variables hold this value? The first is set to it, each further one to the one before.
 
     Args:
         hops: assignments from variable to variable; the answer names ``hops + 1`` variables, in the
             order of the chain, which is that of the text.
+        chains: each with a value of its own, their assignments mixed; one is asked. (RULER's default is
+            one chain: then the variables in the order of the text are the answer.)
 
-    Variable 2 is set to 5 and variable 3 to variable 2. Mark 9 asks for the variables that hold 5:
+    Variable 0 is set to 4 and variable 1 to variable 0; variable 3 is set to 7 and variable 2 to variable 3.
+    Mark 9 asks for the variables that hold 7:
 
     >>> symbols = Symbols(np.zeros(0, int), first=0, vocab=8)
-    >>> variable_tracking(np.random.default_rng(0), symbols, 12, hops=1)[:2]
-    ([2, 5, 13, 3, 2, 14, 15, 16], [([9, 5], [2, 3])])
+    >>> variable_tracking(np.random.default_rng(0), symbols, 17, hops=1, chains=2)[:2]
+    ([13, 14, 15, 0, 4, 3, 7, 16, 1, 0, 17, 2, 3], [([9, 7], [3, 2])])
     """
-    _fits(length, 2 + 3 * (hops + 1))
-    names = _distinct(rng, symbols.keys, hops + 1, 1)
-    value = [int(rng.choice(symbols.values))]
-    items = [name + source for name, source in zip(names, [value, *names], strict=False)]
-    filler = symbols.haystack(rng, "noise", length - 2 - 3 * (hops + 1))
-    turn = ([symbols.mark("trace"), *value], [name for [name] in names])
-    return Sample(_hide(rng, items, filler), [turn], symbols.keys)
+    size = hops + 1
+    turn = 2 + size
+    _fits(length, turn + 2 * size * chains)
+    names = np.reshape(_distinct(rng, symbols.keys, size * chains, 1), (chains, size)).tolist()
+    values = [value for [value] in _distinct(rng, symbols.values, chains, 1)]
+    assignments = [
+        iter(zip(chain, [value, *chain], strict=False)) for chain, value in zip(names, values, strict=True)
+    ]
+    order = rng.permutation(np.repeat(np.arange(chains), size))
+    items = [list(next(assignments[chain])) for chain in order]
+    context = _hide(rng, items, symbols.haystack(rng, "noise", length - turn - 2 * len(items)))
+    return Sample(context, [([symbols.mark("trace"), values[0]], names[0])], symbols.keys)
 
 
 def common_words(rng: np.random.Generator, symbols: Symbols, length: int, *, common: int = 4) -> Sample:
@@ -166,6 +192,12 @@ def common_words(rng: np.random.Generator, symbols: Symbols, length: int, *, com
     room = length - 1 - common
     often = 2 * room // (5 * common)
     _fits(length, 1 + common + 5 * common)
+    rarest = -(-(room - common * often) // (symbols.vocab - common)) if symbols.vocab > common else often
+    if rarest >= often:
+        raise ValueError(
+            f"length {length} needs a larger vocab than {symbols.vocab}: its {common} common words stand "
+            f"{often} times, others up to {rarest}"
+        )
     words = rng.permutation(np.concatenate([symbols.keys, symbols.values])).tolist()
     rare = np.resize(words[common:], room - common * often).tolist()
     context = rng.permutation(words[:common] * often + rare).tolist()
@@ -202,6 +234,7 @@ def frequent_words(
     counts[0] += room - counts.sum()
     if len(set(counts[: ask + 2])) < ask + 2:
         raise ValueError(f"length {length} is too short to tell {ask + 1} ranks apart")
+    _holds(symbols, words - 1)
     names = rng.permutation(np.concatenate([symbols.keys, symbols.values]))[: words - 1].tolist()
     context = rng.permutation(np.repeat([symbols.mark("noise 0"), *names], counts)).tolist()
     return Sample(context, [([symbols.mark("frequent")], names[:ask])], np.array(names))
@@ -212,43 +245,51 @@ def facts(
 ) -> Sample:
     """Question answering: what is this relation of this entity, or a further relation of that?
 
-    The context is a list of facts (entity, relation, object). Many facts share the entity and many
-    the relation of the question; one has both. With two hops the object of the first fact is the
-    entity of the second, and only the last object is the answer.
+    The context is a list of facts (entity, relation, object): every entity has an object for each
+    relation, all different as far as there are values, and every relation holds for each entity. So the
+    entity alone and the relation alone leave many objects. With two hops the object of the first fact is
+    the entity of the second, and only the last object is the answer.
 
     Args:
-        hops: 1 or 2.
+        hops: facts from the entity asked to the answer.
         queries: questions, one after the other, perhaps the same again; None: as many as half of the
             sequence can ask.
 
-    Facts (7, 2, 14), (6, 2, 10) and (7, 1, 12): keys 0 to 3 are relations, 4 to 7 entities. Mark 20
-    asks for the relation 2 of 7:
+    Keys 0 to 3 are relations, 4 to 7 entities. Here the entities 6 and 4 have the relations 3 and 2 each.
+    Mark 20 asks for the relation 2 of 6:
 
     >>> symbols = Symbols(np.zeros(0, int), first=0, vocab=16)
-    >>> facts(np.random.default_rng(2), symbols, 13)[:2]
-    ([7, 2, 14, 6, 2, 10, 7, 1, 12], [([20, 7, 2], [14])])
+    >>> facts(np.random.default_rng(0), symbols, 16)[:2]
+    ([6, 3, 13, 4, 3, 12, 6, 2, 10, 4, 2, 15], [([20, 6, 2], [10])])
     """
     turn = 3 + hops
-    queries = queries or length // (2 * turn)
+    queries = queries or max(1, length // (2 * turn))
     room = length - queries * turn
-    count = room // 3
     _fits(length, queries * turn + 3 * hops)
-    relations, entities = symbols.keys[:RELATIONS], rng.permutation(symbols.keys[RELATIONS:])
-    shares = np.array_split(entities[: max(2 * hops, count // 2)], hops)
-    known, bridges = [], symbols.values
-    for share, size in zip(reversed(shares), (count // hops, count - count // hops), strict=False):
-        subjects = _subjects(rng, share, relations, min(size, len(share) * len(relations)))
-        known.append([[*subject, int(rng.choice(bridges))] for subject in subjects])
-        bridges = np.unique([entity for entity, _ in subjects])
-    items = rng.permutation([fact for part in known for fact in part]).tolist()
+    _holds(symbols, 2 * (RELATIONS + hops))
+    entities = rng.permutation(symbols.keys[RELATIONS:])
+    # As many relations as entities of a hop, as far as they go: then neither tells much.
+    width = min(RELATIONS, isqrt(room // 3 // hops), len(entities) // hops)
+    relations = rng.permutation(symbols.keys[:RELATIONS])[:width].tolist()
+    groups = np.array_split(entities[: room // 3 // width], hops)
+    known = {}
+    for hop, subjects in enumerate(groups):
+        if hop == 0:
+            objects = np.resize(rng.permutation(symbols.values), (len(subjects), width))
+        else:
+            # A Latin square: no entity and no relation leads to one object twice.
+            below = groups[hop - 1]
+            objects = below[np.add.outer(np.arange(len(subjects)), np.arange(width)) % len(below)]
+        for entity, row in zip(subjects.tolist(), objects.tolist(), strict=True):
+            known |= {(entity, relation): found for relation, found in zip(relations, row, strict=True)}
+    items = rng.permutation([[*subject, found] for subject, found in known.items()]).tolist()
     context = _hide(rng, items, symbols.haystack(rng, "noise", room - 3 * len(items)))
     turns = []
-    for chosen in rng.integers(len(known[-1]), size=queries):
-        *asked, found = known[-1][chosen]
-        if hops == 2:
-            candidates = [fact for fact in known[0] if fact[0] == found]
-            _, relation, found = candidates[rng.integers(len(candidates))]
-            asked.append(relation)
+    for _ in range(queries):
+        asked = [int(rng.choice(groups[-1])), *rng.choice(relations, hops).tolist()]
+        found = asked[0]
+        for relation in asked[1:]:
+            found = known[found, relation]
         turns.append(([symbols.mark("fact"), *asked], [found]))
     return Sample(context, turns, symbols.values)
 
@@ -266,16 +307,16 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "niah_single_1": Task("singlevalue", partial(needles, haystack="noise")),
-    "niah_single_2": Task("singlevalue", partial(needles)),
-    "niah_single_3": Task("singlevalue", partial(needles, value_size=3)),
+    "niah_single_1": Task("singlevalue", partial(needles, haystack="noise", keys=2)),
+    "niah_single_2": Task("singlevalue", partial(needles, keys=2)),
+    "niah_single_3": Task("singlevalue", partial(needles, keys=2, value_size=3)),
     "niah_multikey_1": Task("multikey", partial(needles, keys=4), repeats=True),
     "niah_multikey_2": Task("multikey", partial(needles, haystack="noise", keys=None), repeats=True),
     "niah_multikey_3": Task(
         "multikey", partial(needles, haystack="noise", keys=None, key_size=2, value_size=2), repeats=True
     ),
-    "niah_multivalue": Task("multivalue", partial(needles, values=4)),
-    "niah_multiquery": Task("multiquery", partial(needles, keys=4, queries=4)),
+    "niah_multivalue": Task("multivalue", partial(needles, keys=4, values=4)),
+    "niah_multiquery": Task("multiquery", partial(needles, keys=8, queries=4)),
     "vt": Task("vt", variable_tracking),
     "cwe": Task("cwe_fwe", common_words),
     "fwe": Task("cwe_fwe", frequent_words),
@@ -303,14 +344,13 @@ def sequence(sample: Sample) -> tuple[list[int], list[int], float]:
     """``(inputs, labels, chance)`` of a sample: context, then each question with its answer.
 
     Labels stand at the position before their symbol, as everywhere: the last symbol of a question has
-    the first of the answer. ``chance`` is the accuracy of a guess among the candidates the context shows.
+    the first of the answer. ``chance`` is the accuracy of a guess among the values the context shows.
     """
     inputs, labels = list(sample.context), [IGNORED] * len(sample.context)
     for question, answer in sample.turns:
         inputs += question + answer
         labels += [IGNORED] * (len(question) - 1) + answer + [IGNORED]
-    candidates = set(sample.context) & set(sample.among.tolist())
-    return inputs, labels, 1 / len(candidates)
+    return inputs, labels, 1 / len(set(sample.values(sample.context)))
 
 
 def _distinct(rng: np.random.Generator, alphabet: np.ndarray, count: int, size: int) -> list[list[int]]:
@@ -321,11 +361,6 @@ def _distinct(rng: np.random.Generator, alphabet: np.ndarray, count: int, size: 
     codes = rng.choice(total, count, replace=False)
     digits = codes[:, None] // len(alphabet) ** np.arange(size) % len(alphabet)
     return alphabet[digits].tolist()
-
-
-def _subjects(rng: np.random.Generator, entities: np.ndarray, relations: np.ndarray, count: int) -> list:
-    pairs = rng.choice(len(entities) * len(relations), count, replace=False)
-    return [[int(entities[p // len(relations)]), int(relations[p % len(relations)])] for p in pairs]
 
 
 def _hide(rng: np.random.Generator, items: list[list[int]], filler: list[int]) -> list[int]:
@@ -340,3 +375,8 @@ def _hide(rng: np.random.Generator, items: list[list[int]], filler: list[int]) -
 def _fits(length: int, needed: int) -> None:
     if length < needed:
         raise ValueError(f"length must be at least {needed} for this task; got {length}")
+
+
+def _holds(symbols: Symbols, needed: int) -> None:
+    if symbols.vocab < needed:
+        raise ValueError(f"vocab must be at least {needed} for this task; got {symbols.vocab}")

@@ -81,24 +81,28 @@ def passkey_accuracy(
 def suite_accuracy(
     model: HybridLM, data: TaskData, name: str, length: int, sequences: int | None = None
 ) -> dict:
-    """Accuracy on one task of `hybrid.data.suite` at one length: the mean over questions of the share of
-    the answer's symbols that are the most likely one after the right symbols before them.
+    """Accuracy on one task of `hybrid.data.suite` at one length: the mean over sequences of the share of
+    the values asked that are right. A value is right when each of its symbols is the most likely one after
+    the right symbols before it.
 
-    The row holds ``task``, ``group``, ``length``, ``accuracy``, ``chance`` (of a guess among the
-    candidates that the context shows) and ``n``, the number of questions.
+    The row holds ``task``, ``group``, ``length``, ``accuracy``, ``chance`` (of a guess among the values
+    that the context shows), ``floor`` (of the best rule that skips the task, `hybrid.data.floors`, on the
+    same sequences; never below chance) and ``n``, the number of sequences.
     """
-    shares, chance = [], []
+    shares, skipped = [], []
     for batch in data.suite_eval_batches(name, length, sequences):
         asked = batch["labels"] >= 0
-        shares.append((_right(model, batch) & asked).sum(1).double() / asked.sum(1))
-        chance.append(batch["chance"])
-    shares, chance = torch.cat(shares), torch.cat(chance)
+        values = _right(model, batch)[asked].view(len(asked), -1, batch["size"][0])
+        shares.append(values.all(-1).double().mean(1))
+        skipped.append(batch["skipped"])
+    shares, rules = torch.cat(shares), torch.cat(skipped).mean(0)
     return {
         "task": name,
         "group": TASKS[name].group,
         "length": length,
         "accuracy": shares.mean().item(),
-        "chance": chance.mean().item(),
+        "chance": rules[0].item(),
+        "floor": rules.max().item(),
         "n": shares.numel(),
     }
 

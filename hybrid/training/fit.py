@@ -82,7 +82,7 @@ def fit(
     curve = LearningCurve(lambda module: evaluate(module.model, data, sequences, [spec.task.home]))
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     # Text is read, or refused, before the clock of the training starts.
-    fingerprint = data.corpus.fingerprint if spec.task.recall_fraction < 1 else None
+    fingerprint = data.corpus.fingerprint if spec.task.reads_text else None
     status, message, metrics = "done", "", {}
     try:
         trainer = train(module, data, curve, folder=checkpoint_dir, progress=progress, **spread)

@@ -1,5 +1,6 @@
 """The file of claims is checked entry by entry, and claims are decided from the store."""
 
+import math
 import re
 
 import pandas as pd
@@ -203,6 +204,24 @@ def test_observations_know_arm_label_chance_and_what_is_missing(empty):
     assert chance.unique() == pytest.approx(sum(1 / pairs for pairs in loads) / len(loads))
     with pytest.raises(ValueError, match="no run"):
         observed({})
+
+
+@pytest.mark.parametrize(("floor", "means"), [(None, 0.1), (0.4, 0.4)])
+def test_observations_take_the_floor_of_the_rows_or_else_their_chance(monkeypatch, floor, means):
+    from hybrid.claims.grid import observed
+
+    def detail(specs, key):
+        rows = planted_suite(specs, wide=False)
+        return rows if floor is None else rows.assign(floor=floor)
+
+    monkeypatch.setattr("hybrid.runs.runner.collect", lambda specs, **_: planted_suite(specs))
+    monkeypatch.setattr("hybrid.runs.runner.detail", detail)
+    seen = observed({"matched": grid.grid("laptop", mixers=("gla",), seeds=(0,))}).groupby("metric")
+    chance, found = seen["chance"].mean(), seen["floor"].mean()
+    for metric in ("suite", "singlevalue", "qa"):
+        assert (chance[metric], found[metric]) == (pytest.approx(0.1), pytest.approx(means))
+    assert chance["recall"] < found["recall"] < 1.5 * chance["recall"]
+    assert math.isnan(found["loss_bits_per_byte"])
 
 
 def test_observations_have_the_columns_of_planted_ones(empty):

@@ -229,6 +229,17 @@ def test_a_chance_near_one_can_be_left():
     assert "near chance" in RISES(runs(lambda m, s, a: 0.8 + 0.1 * s, chance=0.78)).reason
 
 
+def test_a_rule_that_skips_the_task_counts_where_it_beats_guessing():
+    """0.5 at best is clear of a chance of 0.1 and near a floor of 0.4, whose limit is 0.6."""
+    planted = runs(lambda m, s, a: 0.3 + 0.3 * s, chance=0.1)
+    assert RISES(planted).verdict == SUPPORTED
+    assert "near chance" in RISES(planted.assign(floor=0.4)).reason
+    for low in (math.nan, 0.05):
+        assert RISES(planted.assign(floor=low)).verdict == SUPPORTED
+    near = NEAR(runs(lambda m, s, a: 0.5, chance=0.1).assign(floor=0.4))
+    assert near.verdict == SUPPORTED and NEAR(runs(lambda m, s, a: 0.5, chance=0.1)).verdict == NOT
+
+
 def test_a_ratio_is_that_of_the_mixers_that_are_compared():
     planted = runs(lambda m, s, a: 0.1 if m == "hgrn2" else 0.2 + 1.2 * s)
     rest = [m for m in MIXERS if m != "hgrn2"]

@@ -237,6 +237,7 @@ def test_tables_can_be_grouped_by_full_heads():
         ),
         (lambda: masked([[], [], []]), "full_heads names no head; leave it None; got ((), (), ())"),
         (lambda: TaskConfig(recall_fraction=1.5), "recall_fraction must be between 0 and 1; got 1.5"),
+        (lambda: TaskConfig(packing="rows"), "unknown packing 'rows'; allowed: stream, document"),
         (lambda: TaskConfig(pairs=()), "pairs must be whole numbers of at least 1; got ()"),
         (lambda: TaskConfig(pairs=(64,)), "pairs must be at most 32"),
         (lambda: TaskConfig(eval_pairs=(100,)), "eval_pairs must be at most 64"),

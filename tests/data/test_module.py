@@ -1,5 +1,6 @@
 """Batches of a task: mixture, streams, exact resume, ranks, evaluation sets."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data import module, suite
@@ -54,6 +56,74 @@ def test_text_windows_come_from_training_text_only(small_corpus):
     assert (ids[~recall] < 5_000).all() and (labels[~recall] == ids[~recall] + 1).all()
     starts = torch.cat([b["input_ids"][~b["is_recall"], 0] for b in map(data.train_batch, range(300))])
     assert starts.min() < 60 and starts.max() > 4_967 - 60 and starts.max() <= 4_967
+
+
+TEXT_ONLY = TaskConfig(seq_len=32, recall_fraction=0.0)
+
+
+def test_windows_of_the_stream_start_where_the_step_draws_them():
+    """Results are stored: no other packing may change what this one draws."""
+    data = TaskData(TEXT_ONLY, TRAIN, 4)
+    text = data.corpus.train
+    for step in (0, 5):
+        rng = stream(4, "train", step)
+        rng.random()
+        starts = rng.integers(len(text) - 32, size=8)
+        batch = data.train_batch(step)
+        assert batch["input_ids"].tolist() == [text[start : start + 32].tolist() for start in starts]
+        assert batch["labels"].tolist() == [text[start + 1 : start + 33].tolist() for start in starts]
+
+
+@pytest.fixture
+def planted_documents(monkeypatch):
+    """Training documents of these many tokens, each of one letter and an end, but for a last part without."""
+    lengths = (5, 40, 33, 32, 70, 1, 50)
+    text = b"".join(bytes([65 + i]) * (n - 1) + b"\0" for i, n in enumerate(lengths))[:-1]
+    corpus = Corpus(np.frombuffer(text, np.uint8), np.arange(200, dtype=np.uint8), 256, 1.0, "")
+    monkeypatch.setattr(module, "load_corpus", lambda task: corpus)
+    return lengths
+
+
+@pytest.mark.parametrize("piece", [7, 2**24])
+def test_windows_of_documents_cross_no_end_and_lie_everywhere_else(planted_documents, monkeypatch, piece):
+    monkeypatch.setattr(module, "PIECE", piece)
+    data = TaskData(replace(TEXT_ONLY, packing="document"), TrainConfig(batch_size=64), 0)
+    seen = Counter()
+    for step in range(200):
+        batch = data.train_batch(step)
+        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+            window = bytes([*ids, labels[-1]])
+            assert len(set(ids)) == 1 and 0 not in ids and window.rstrip(b"\0")[-1] == ids[0]
+            seen[chr(ids[0]), window.endswith(b"\0")] += 1
+    held = {
+        ("B", False): 40 - 33,
+        ("B", True): 1,
+        ("C", True): 1,
+        ("E", False): 70 - 33,
+        ("E", True): 1,
+        ("G", False): 49 - 32,
+    }
+    assert seen.keys() == held.keys()
+    places = np.array([held[key] for key in seen])
+    assert chisquare(list(seen.values()), places / places.sum() * sum(seen.values())).pvalue > 1e-3
+
+
+def test_packing_changes_training_text_alone(planted_documents):
+    one, other = (TaskData(replace(TASK, packing=packing), TRAIN, 0) for packing in ("stream", "document"))
+    assert all(map(equal, one.val_text_batches(), other.val_text_batches()))
+    first, second = one.train_batch(0), other.train_batch(0)
+    recall = first["is_recall"]
+    assert torch.equal(recall, second["is_recall"]) and not equal(first, second)
+    assert torch.equal(first["input_ids"][recall], second["input_ids"][recall])
+
+
+def test_documents_that_are_all_too_short_and_texts_without_ends_are_refused(planted_documents, monkeypatch):
+    data = TaskData(replace(TEXT_ONLY, seq_len=70, packing="document"), TRAIN, 0)
+    with pytest.raises(ValueError, match="more than seq_len tokens; got 70, and the longest has 70"):
+        data.train_batch(0)
+    monkeypatch.setattr(module, "end_token", lambda task: None)
+    with pytest.raises(ValueError, match="needs a tokenizer with an end mark; 'bytes' has none"):
+        TaskData(replace(TEXT_ONLY, packing="document"), TRAIN, 0).train_batch(0)
 
 
 @pytest.mark.parametrize(("fraction", "allowed"), [(0.0, {0}), (0.3, {2, 3}), (0.5, {4}), (1.0, {8})])
@@ -237,7 +307,7 @@ def test_suite_questions_are_the_same_for_all_runs_and_batch_sizes(name):
         made = list(data.suite_eval_batches(name, 64))
         batches[size] = {key: torch.cat([batch[key] for batch in made]) for key in made[0]}
     assert equal(batches[4], batches[7])
-    assert len(batches[4]["labels"]) == 20 and (batches[4]["chance"] > 0).all()
+    assert len(batches[4]["labels"]) == 20 and (batches[4]["skipped"][:, 0] > 0).all()
     few = next(data.suite_eval_batches(name, 64, 3))
     assert torch.equal(few["input_ids"], batches[4]["input_ids"][:3])
 

@@ -14,6 +14,7 @@ from test_corpus import tokenizer_in
 
 from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data import corpus as module
+from hybrid.data import module as batches
 from hybrid.data import shards
 from hybrid.data.corpus import load_corpus
 from hybrid.data.module import TaskData
@@ -160,6 +161,20 @@ def test_batches_of_a_mapped_text_are_those_of_the_text_in_memory(source, monkey
     assert len(mapped) == len(held) >= 3
     for one, other in zip(mapped, held, strict=True):
         assert all((one[name] == other[name]).all() for name in other) and one.keys() == other.keys()
+
+
+def test_windows_of_a_mapped_text_stay_in_their_document(source, monkeypatch):
+    """Also across the pieces in which ends are searched for."""
+    monkeypatch.setattr(batches, "PIECE", 1_000)
+    task = TaskConfig(corpus=source, corpus_tokens=9_000, seq_len=32, recall_fraction=0.0, packing="document")
+    data = TaskData(task, TrainConfig(batch_size=64), 0)
+    assert isinstance(data.corpus.train.base, np.memmap)
+    whole = {text.encode() + b"\0" for text in DOCUMENTS}
+    for step in range(10):
+        batch = data.train_batch(step)
+        for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+            window = bytes([*ids, labels[-1]])
+            assert any(window in document for document in whole)
 
 
 def start(source, cache, wanted, fatal=0, pause=0.0):

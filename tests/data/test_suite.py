@@ -71,13 +71,13 @@ def test_a_needle_is_read_beside_its_key(name, seed):
 @pytest.mark.parametrize(
     ("name", "keys", "values", "key_size", "value_size"),
     [
-        ("niah_single_1", 1, 1, 1, 1),
-        ("niah_single_3", 1, 1, 1, 3),
+        ("niah_single_1", 2, 1, 1, 1),
+        ("niah_single_3", 2, 1, 1, 3),
         ("niah_multikey_1", 4, 1, 1, 1),
         ("niah_multikey_2", 30, 1, 1, 1),
         ("niah_multikey_3", 14, 1, 2, 2),
-        ("niah_multivalue", 1, 4, 1, 1),
-        ("niah_multiquery", 4, 1, 1, 1),
+        ("niah_multivalue", 4, 4, 1, 1),
+        ("niah_multiquery", 8, 1, 1, 1),
     ],
 )
 def test_needles_hold_as_much_as_their_name_says(name, keys, values, key_size, value_size):
@@ -149,10 +149,10 @@ def test_facts_answer_their_questions_in_one_way(name, seed):
     ("name", "length", "message"),
     [
         ("niah", 64, "unknown recall task 'niah'; allowed: niah_single_1, "),
-        ("niah_multiquery", 19, "length must be at least 20 for this task; got 19"),
-        ("niah_single_2", 5_100, "an essay of 5095 tokens needs a longer text; this one has 5000"),
+        ("niah_multiquery", 27, "length must be at least 28 for this task; got 27"),
+        ("niah_single_2", 5_100, "an essay of 5093 tokens needs a longer text; this one has 5000"),
         ("fwe", 20, "length 20 is too short to tell 4 ranks apart"),
-        ("vt", 10, "length must be at least 17"),
+        ("vt", 36, "length must be at least 37 for this task; got 36"),
     ],
 )
 def test_bad_input_is_refused_by_name(name, length, message):

@@ -62,9 +62,9 @@ def test_a_layout_without_copies_is_the_hybrid_that_is_built(branch):
 
 def test_recall_drop_is_the_teacher_less_each_hybrid_that_is_built():
     given = problem(3)
-    found = RecallDrop(sequences=5).select(given, (1, 2))
-    whole = recall_of(given.morphable.teacher, given, 5)
-    parts = [recall_of(given.morphable.hybrid(letters), given, 5) for letters in ("LFF", "FLF", "FFL")]
+    found = RecallDrop(sequences=12).select(given, (1, 2))
+    whole = recall_of(given.morphable.teacher, given, 12)
+    parts = [recall_of(given.morphable.hybrid(letters), given, 12) for letters in ("LFF", "FLF", "FFL")]
     assert len({whole, *parts}) == 4
     assert found.scores == pytest.approx([whole - part for part in parts], rel=1e-12)
     assert [row["recall"] for row in found.tables["replaced"]] == pytest.approx([whole, *parts])

@@ -58,15 +58,28 @@ def test_the_right_answers_get_one_and_wrong_ones_zero(name):
     assert suite_accuracy(Planted(torch.zeros_like), DATA, name, 64)["accuracy"] == 0
 
 
-def test_answers_of_several_symbols_count_by_symbol():
+def test_values_of_several_symbols_count_as_a_whole():
     def first_only(ids):
         """Right at the end of the question, wrong inside the answer."""
         return torch.where(ids >= 256 + TASK.recall_vocab // 2, 0, next_token(ids))
 
     row = suite_accuracy(Planted(first_only), DATA, "niah_single_3", 64)
-    assert row["accuracy"] == pytest.approx(1 / 3) and row["n"] == 12
+    assert row["accuracy"] == 0 and row["n"] == 12
     assert row["task"] == "niah_single_3" and row["group"] == "singlevalue"
+    assert suite_accuracy(Planted(first_only), DATA, "niah_multivalue", 64)["accuracy"] == 1 / 4
     assert suite_accuracy(Planted(first_only), DATA, "vt", 128)["n"] == 6
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_row_holds_the_best_rule_that_skips_the_task_beside_chance(name):
+    """The rules' accuracies, planted: the best mean counts, and chance is the first of them."""
+    row = suite_accuracy(Planted(next_token), DATA, name, 64)
+    assert 0 < row["chance"] <= row["floor"] < 0.9
+    rules = torch.tensor([[0.25, 1.0, 0.0], [0.25, 0.0, 0.5]], dtype=torch.float64)
+    batch = next(DATA.suite_eval_batches(name, 64, 2)) | {"skipped": rules}
+    planted = SimpleNamespace(suite_eval_batches=lambda *_: iter([batch]))
+    row = suite_accuracy(Planted(next_token), planted, name, 64)
+    assert (row["chance"], row["floor"]) == (0.25, 0.5)
 
 
 def test_a_lookup_solves_single_keys_and_not_counting():

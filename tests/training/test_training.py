@@ -1,5 +1,6 @@
 """Training: resume is exact, accumulation and two processes change nothing, divergence is kept."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ import torch
 from flat import flat_config
 
 from hybrid.config import RunSpec, TaskConfig, TrainConfig
+from hybrid.data import module
 from hybrid.runs.runner import work_folder
 from hybrid.training import fit as fitting
 from hybrid.training.fit import LitHybridLM, fit
@@ -40,6 +42,31 @@ def spec(**changes) -> RunSpec:
 
 def weights(folder) -> dict[str, torch.Tensor]:
     return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("recall", "suite"), [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.5, 0.5), (1.0, 0.5), (1.0, 1.0), (0.0, 0.5)]
+)
+def test_a_result_names_the_corpus_whenever_one_was_read(monkeypatch, recall, suite):
+    """Needles hide in the corpus, so a run of recall alone may read it too."""
+    read = []
+    original = module.load_corpus
+    monkeypatch.setattr(module, "load_corpus", lambda task: read.append(original(task)) or read[-1])
+    task = TaskConfig(
+        seq_len=64,
+        pairs=(1,),
+        eval_pairs=(1,),
+        eval_lengths=(64,),
+        eval_sequences=2,
+        recall_fraction=recall,
+        suite_fraction=suite,
+    )
+    run = spec(steps=1, warmup=0, eval_every=1)
+    metrics = fit(
+        RunSpec(dataclasses.replace(run.model, vocab_size=512), task, run.train), progress=False
+    ).metrics
+    assert metrics.get("corpus_fingerprint") == (read[0].fingerprint if read else None)
+    assert bool(read) == ((recall, suite) != (1.0, 0.0))
 
 
 class Stopped(Exception):

@@ -2,7 +2,9 @@
 
 A table of *observations* has one row a run and metric: ``metric``, ``arm``, ``mixer`` ("full" for full
 attention), ``label`` (ratio label), ``full_blocks``, ``depth``, ``seed``, ``value`` (NaN where the run is
-missing or failed) and ``chance`` (what guessing gives; NaN for a metric that is no task, such as a loss).
+missing or failed), ``chance`` (what guessing gives; NaN for a metric that is no task, such as a loss) and
+``floor`` (what the best rule that skips the task gives, see `hybrid.data.floors`; where it is absent or NaN,
+chance counts). "Chance" below is the larger of the two.
 """
 
 from __future__ import annotations
@@ -246,7 +248,7 @@ def near_chance(chance: float) -> float:
 
 
 def chance_of(runs: pandas.DataFrame, metric: str) -> float:
-    """What guessing gives. Raises `Undecided` for a metric without it."""
+    """What guessing or a rule that skips the task gives. Raises `Undecided` for a metric without it."""
     chance = _chance(runs, metric)
     if chance is None:
         raise Undecided(f"no run says what guessing gives in {metric}")
@@ -259,7 +261,7 @@ def mixer_words(mixers: Sequence[str]) -> str:
 
 
 def _chance(runs: pandas.DataFrame, metric: str) -> float | None:
-    known = runs.loc[runs["metric"] == metric, "chance"].dropna()
+    known = runs[runs["metric"] == metric].reindex(columns=["chance", "floor"]).max(axis=1).dropna()
     return None if known.empty else float(known.mean())
 
 
