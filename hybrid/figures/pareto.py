@@ -28,7 +28,7 @@ def fronts(
     """Models by two properties, one point each, with the front of each panel.
 
     Args:
-        df: one row a model, with columns ``x`` and ``y``, ``family`` (a mixer, or "full") and ``label``,
+        df: one row a model, with columns ``x`` and ``y``, ``mixer`` (a mixer, or "full") and ``label``,
             which is written beside points on the front. Columns ``{x}_low`` and ``{x}_high`` of its name, and
             those of ``y``, draw an interval; it is cut off at the edge of the panel, which the points decide.
         better: "high" or "low" for x and for y.
@@ -39,7 +39,7 @@ def fronts(
     Rows without a finite ``x`` or ``y`` are left out. Raises ``ValueError`` for a missing column or no row.
     """
     df = df.dropna(subset=[c for c in (x, y) if c in df])
-    check_columns(df, x, y, "family", "label", *([panel] if panel else []))
+    check_columns(df, x, y, "mixer", "label", *([panel] if panel else []))
     titles = list(df[panel].unique()) if panel else [""]
     figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False)[0]
@@ -64,8 +64,8 @@ def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str], log: Seq
     best = df[on].sort_values([x, y], ascending=[True, better[1] == better[0]])
     steps = "steps-pre" if better[0] == "high" else "steps-post"
     ax.plot(best[x], best[y], color="#8c8c8c", lw=1.1, drawstyle=steps, zorder=1)
-    for family, rows in df.assign(on=on).groupby("family", sort=False):
-        look = MIXER_STYLE[family]
+    for mixer, rows in df.assign(on=on).groupby("mixer", sort=False):
+        look = MIXER_STYLE[mixer]
         for chosen, face in ((rows[~rows["on"]], "white"), (rows[rows["on"]], look.color)):
             marks = {"linestyle": "none", "marker": look.marker, "color": look.color, "mfc": face}
             ax.plot(chosen[x], chosen[y], **marks, zorder=3)
@@ -77,7 +77,7 @@ def _front(ax, df: pd.DataFrame, x: str, y: str, better: Sequence[str], log: Seq
     }
     if bars:
         limits = {"xlim": ax.get_xlim(), "ylim": ax.get_ylim()}
-        inks = [MIXER_STYLE[family].color for family in df["family"]]
+        inks = [MIXER_STYLE[mixer].color for mixer in df["mixer"]]
         ax.errorbar(df[x], df[y], **bars, fmt="none", ecolor=inks, alpha=0.3, lw=0.9, zorder=2)
         ax.set(**limits)
     right, up = better[0] == "high", better[1] == "high"

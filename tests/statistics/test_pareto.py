@@ -119,7 +119,7 @@ def test_samples_that_cannot_be_drawn_from_are_refused():
 
 def models(n=8):
     rng = np.random.default_rng(3)
-    frame = pd.DataFrame({"family": [(*MIXERS, "full")[i % 7] for i in range(n)], "x": rng.random(n)})
+    frame = pd.DataFrame({"mixer": [(*MIXERS, "full")[i % 7] for i in range(n)], "x": rng.random(n)})
     return frame.assign(y=rng.random(n), label=[f"model {i}" for i in range(n)], half=np.arange(n) % 2)
 
 
@@ -134,7 +134,7 @@ def test_filled_and_labelled_points_are_the_front(better):
     filled = [p for line in marked if to_rgb(line.get_mfc()) != (1, 1, 1) for p in line.get_xdata()]
     assert sorted(filled) == sorted(df["x"][on])
     assert sum(len(line.get_xdata()) for line in marked) == len(df)
-    assert {look.label for name, look in MIXER_STYLE.items() if name in set(df["family"])} == {
+    assert {look.label for name, look in MIXER_STYLE.items() if name in set(df["mixer"])} == {
         text.get_text() for text in figure.legends[0].get_texts()
     }
 
