@@ -20,7 +20,7 @@ serve: $(READY)  ## the book at http://localhost:8000, on this machine only
 	$(BIN)/python -m http.server --bind localhost --directory _build/html 8000
 
 lint: $(READY)
-	$(BIN)/ruff check hybrid tests && $(BIN)/ruff format --check hybrid tests
+	$(BIN)/ruff check hybrid tests && $(BIN)/ruff format --check hybrid tests && $(BIN)/lint-imports --no-logo
 
 test-gpu: $(READY)
 	$(BIN)/pytest -m gpu
@@ -36,7 +36,7 @@ clean:  ## everything that is generated, but not the environment and the results
 	rm -rf _build book/chapters book/status.md book/claims.md .snakemake
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("This book needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 15) or sys.exit("This book needs Python 3.11 to 3.14; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -r requirements.lock
 	$(BIN)/pip install --no-deps --no-build-isolation -e .

@@ -1,7 +1,9 @@
 """flash-linear-attention's model configs, to and from `ModelConfig`.
 
-What a config says of a linear mixer is said by the mixer (`LinearMixer.fla`); here stands what all model types
-have in common, and the Transformer. Source: flash-linear-attention 0.6.0, ``fla/models/*/configuration_*.py``.
+What a config says of a linear mixer is said by the mixer (`LinearMixer.fla`); here stands what all model
+types have in common, and the Transformer.
+
+Source: flash-linear-attention 0.6.0, ``fla/models/*/configuration_*.py``.
 """
 
 from __future__ import annotations
@@ -237,8 +239,8 @@ def _conv(name: str, family: Family, c: dict, fields: dict) -> int | str:
     if set(fields["layout"]) == {family.letters[0]} and width > 1:
         return width
     raise ValueError(
-        f"{name} with use_short_conv={c['use_short_conv']} and conv_size={width} in layout {fields['layout']} "
-        "is not supported: beside attention a mixer has its published convolution or none"
+        f"{name} with use_short_conv={c['use_short_conv']} and conv_size={width} in layout "
+        f"{fields['layout']} is not supported: beside attention a mixer has its published convolution or none"
     )
 
 
@@ -259,15 +261,15 @@ def _check(name: str, key: str, value, default, only: bool) -> None:
 
 
 def _from_json(value):
-    """A value as fla's classes have it: JSON knows no tuples, and transformers writes infinity as an object."""
+    """A value as fla's classes have it: JSON knows no tuples, and transformers writes infinity in words."""
     if isinstance(value, dict) and "__float__" in value:
         return float(value["__float__"])
     return tuple(map(_from_json, value)) if isinstance(value, list) else value
 
 
 def _attention(attn: dict | list | None, depth: int, linear: str, qk_norm: bool) -> dict:
-    """Layout, attention and window of a `ModelConfig`, from the value of fla's `attn`; the blocks that it does
-    not name are `linear`."""
+    """Layout, attention and window of a `ModelConfig`, from the value of fla's `attn`; the blocks that it
+    does not name are `linear`."""
     specs = [attn] if isinstance(attn, dict) else attn or []
     letters, kinds, windows = [linear] * depth, set(), set()
     for spec in specs:

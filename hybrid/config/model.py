@@ -64,7 +64,7 @@ class RotaryConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Softmax attention: the heads of all attention blocks, and the positions of those that see everything."""
+    """Softmax attention: heads of all attention blocks, and positions of those that see everything."""
 
     num_heads: int = 16
     """Query heads."""
@@ -219,8 +219,8 @@ class ModelConfig:
         side_by_side = any(len(kind.mixers) > 1 for kind in self.layout.kinds)
         if side_by_side and self.head_dim % (4 if self.attention.rotary else 2):
             raise ValueError(
-                "attention beside a linear mixer has heads of half the width, even where positions are rotary; "
-                f"got {self.head_dim} channels a head"
+                "attention beside a linear mixer has heads of half the width, even where positions are "
+                f"rotary; got {self.head_dim} channels a head"
             )
         if self.linear is not None:
             kind = MIXERS[self.linear.mixer]
@@ -274,8 +274,8 @@ def _checked_heads(config: ModelConfig) -> WindowConfig:
     for index, (kind, heads) in enumerate(zip(config.layout.kinds, blocks, strict=True)):
         if kind.mixers != ("window",) and heads:
             raise ValueError(
-                f"full_heads of block {index}, {config.layout.letters[index]}, must be (): only the heads of a "
-                f"windowed block can differ; got {heads!r}"
+                f"full_heads of block {index}, {config.layout.letters[index]}, must be (): only the heads of "
+                f"a windowed block can differ; got {heads!r}"
             )
         whole = all(isinstance(head, int) and not isinstance(head, bool) for head in heads)
         if not whole or list(heads) != sorted(set(heads) & set(range(kv_heads))):

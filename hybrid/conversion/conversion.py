@@ -67,7 +67,7 @@ class AlignSpec(Spec):
     teacher: RunSpec | CheckpointSpec
     """The run that trains the teacher, or the checkpoint that holds it."""
     branch: str
-    """The second mixer: one of `MIXERS`, or `WINDOW`, which shares the teacher's weights and is not taught."""
+    """The second mixer: one of `MIXERS`, or `WINDOW`, by the teacher's own weights, which is not taught."""
     stage: Stage | None = None
     """How it is taught; None: not at all."""
     window: int | None = None
@@ -162,8 +162,8 @@ def carry_over(teacher: HybridLM, student: HybridLM) -> list[str]:
 
     Embeddings, norms, MLPs and attention that stays are copied as they are. A linear mixer takes what it says
     of the teacher's projections and short convolutions (`LinearMixer.takes_over`), those of a key-value head
-    once for each query head that reads it. Gates and decays keep their start. Linear mixers have no biases and
-    no norms of queries and keys, so those of the teacher stay behind.
+    once for each query head that reads it. Gates and decays keep their start. Linear mixers have no biases
+    and no norms of queries and keys, so those of the teacher stay behind.
 
     Returns the names of the parameters of linear mixers that were taken over. A ``UserWarning`` says where a
     mixer has another shape than the teacher's attention and takes nothing.

@@ -41,8 +41,8 @@ class BlockLook:
 
 
 def block_looks(layouts: Iterable[Layout], mixer: str | None) -> dict[str, BlockLook]:
-    """The look of each letter of some layouts, where the linear mixer is `mixer`: that of what mixes tokens in
-    the block, or of its MLP where nothing does.
+    """The look of each letter of some layouts, where the linear mixer is `mixer`: that of what mixes tokens
+    in the block, or of its MLP where nothing does.
 
     Raises ``ValueError`` naming a mixer that does not exist, or a linear block where there is none.
     """

@@ -1,8 +1,8 @@
 """What mixes tokens in a block: one file a linear mixer, projections and gates around one kernel.
 
-`base` says what a linear mixer is; ``@mixer(name)`` enters one into the table that configs, cost, checkpoints,
-figures and tests read, and nothing outside its file knows its name. Parameter names, shapes and formulas are
-those of flash-linear-attention. `attention` is softmax attention, `parallel` both side by side.
+`base` says what a linear mixer is; ``@mixer(name)`` enters one into the table that configs, cost,
+checkpoints, figures and tests read, and nothing outside its file knows its name. Parameter names, shapes and
+formulas are those of flash-linear-attention. `attention` is softmax attention, `parallel` both side by side.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(q_width, hidden, bias=False)
 
     def state_flops(self, length: int) -> float:
-        """FLOPs a token spends on scores and weighted values, averaged over a text of `length` tokens: 4 for a
-        position seen and a channel of the queries that see it."""
+        """FLOPs a token spends on scores and weighted values, averaged over a text of `length` tokens: 4 for
+        a position seen and a channel of the queries that see it."""
         group = self.q_proj.out_features // self.k_proj.out_features
         seen = sum(len(heads) * _mean_seen(length, window) for heads, window in self.spans)
         return 4 * group * self.head_dim * seen

@@ -1,6 +1,8 @@
 """How a mixer is written in flash-linear-attention's model configs.
 
-fla itself is not imported (that needs triton); a test compares what the mixers say with the installed classes.
+fla itself is not imported (that needs triton); a test compares what the mixers say with the installed
+classes.
+
 Source: flash-linear-attention 0.6.0, ``fla/models/*/configuration_*.py``.
 """
 

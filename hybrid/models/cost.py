@@ -1,8 +1,8 @@
 """What a model costs, read off the model itself, built without memory: parameters, FLOPs, bytes.
 
-The model is built on PyTorch's meta device, where tensors have shapes and no numbers. Its parameters are counted,
-its matrices say what a projection costs, and the state that a mixer gives after some tokens is measured. Only
-what a mixer spends on its state is declared, by the mixer (``state_flops``).
+The model is built on PyTorch's meta device, where tensors have shapes and no numbers. Its parameters are
+counted, its matrices say what a projection costs, and the state that a mixer gives after some tokens is
+measured. Only what a mixer spends on its state is declared, by the mixer (``state_flops``).
 
 A FLOP is one multiplication or one addition of real numbers, so a matrix product of an ``m x n``
 matrix with a vector is ``2 m n`` of them. Counts are of the forward pass, per token of one sequence.
@@ -120,8 +120,8 @@ def flops_per_token(config: ModelConfig, length: int) -> float:
 
 
 def state_bytes(config: ModelConfig, dtype_bytes: int = 2) -> int:
-    """Bytes that decoding one sequence keeps at any length: the linear mixers' states, always float32, and the
-    last inputs of the short convolutions of every block, `dtype_bytes` a number."""
+    """Bytes that decoding one sequence keeps at any length: the linear mixers' states, always float32, and
+    the last inputs of the short convolutions of every block, `dtype_bytes` a number."""
     return _memory(config, 1, dtype_bytes)[0]
 
 

@@ -89,8 +89,8 @@ class HybridLM(nn.Module):
         lengths are filled up behind their end, where the causal model sees them too late to matter, and
         the positions there are left out, as labels by -100 (`hybrid.released.harness` does both).
 
-        Raises ``ValueError`` for ids that are not [B, T] with B and T above 0, labels of another shape, labels
-        together with `last_only`, or a state of another depth.
+        Raises ``ValueError`` for ids that are not [B, T] with B and T above 0, labels of another shape,
+        labels together with `last_only`, or a state of another depth.
         """
         check_ids(input_ids)
         if labels is not None and labels.shape != input_ids.shape:

@@ -218,8 +218,8 @@ def _cost() -> dict[str, Reading]:
         "seventy_two_models": Reading(
             models == 36,
             len(paper_mixers()) * (len(ROW) + 1) == 36,
-            f"{len(paper_mixers())} mixers in {len(ROW)} configurations and one Transformer: {models} a scale, "
-            f"{2 * models} in all",
+            f"{len(paper_mixers())} mixers in {len(ROW)} configurations and one Transformer: {models} a "
+            f"scale, {2 * models} in all",
             "the Transformer is counted once a mixer",
         ),
     }

@@ -36,8 +36,8 @@ def paper_mixers() -> tuple[str, ...]:
 
 
 def recipe_heads(mixer: str, hidden: int) -> dict[str, int]:
-    """Heads of the main paper's models, as fields of a `LinearConfig`; none where a mixer has no heads. What is
-    known of them, and from where, stands in `book/published/recipe_heads.csv`.
+    """Heads of the main paper's models, as fields of a `LinearConfig`; none where a mixer has no heads. What
+    is known of them, and from where, stands in `book/published/recipe_heads.csv`.
 
     Args:
         mixer: of the paper.

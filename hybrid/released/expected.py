@@ -35,7 +35,8 @@ def expected_config(scale: str, mixer: str, ratio: str) -> dict:
     known = set(zip(rows["model_scale"], rows["mixer"], rows["ratio_label"], strict=True))
     if (scale, mixer, ratio) not in known:
         raise ValueError(
-            f"no released model {scale} {mixer} {ratio}; allowed: {', '.join(WIDTH)}; {', '.join(rows['mixer'].unique())}; "
+            f"no released model {scale} {mixer} {ratio}; allowed: {', '.join(WIDTH)}; "
+            f"{', '.join(rows['mixer'].unique())}; "
             f"{', '.join(dict.fromkeys(rows['ratio_label']))} (full: transformer alone)"
         )
     width = WIDTH[scale]

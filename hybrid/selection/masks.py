@@ -60,7 +60,8 @@ class WindowMasks(nn.Module):
 
     def rounded(self, full: Tensor) -> HybridLM:
         """A model of its own for masks of True and False [blocks, units], which computes no branch that it
-        does not use: a block with all heads full is `F`, one with some of them `W` with `WindowConfig.full_heads`."""
+        does not use: a block with all heads full is `F`, one with some of them `W` with its
+        `WindowConfig.full_heads`."""
         rows = full.tolist()
         letters = "".join("F" if all(row) else "W" for row in rows)
         heads = tuple(() if all(row) else tuple(i for i, z in enumerate(row) if z) for row in rows)
