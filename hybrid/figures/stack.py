@@ -6,7 +6,7 @@ colour nor a good screen is needed to tell them apart. Cards are white, as `hybr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -16,7 +16,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
 from hybrid.config import MIXERS
 from hybrid.config.layout import LETTERS, Layout, Letter
-from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH
+from hybrid.figures import INK, MIXER_STYLE, PAGE_WIDTH, Look
 
 COLUMN_BLOCKS = 8
 """Blocks drawn above each other before the residual stream goes on in the next column."""
@@ -25,6 +25,8 @@ COLUMN_WIDTH, COLUMN_INCHES = 5.4, PAGE_WIDTH / 3
 LABEL_INCHES, COUNT_INCHES = 1.45, 1.15
 """Room for the words at the left and at the right of `strips`."""
 MLP_WORDS = {"dense": "MLP", "experts": "Experts"}
+ANY_MIXER = Look("Linear mixer", "#6e6e6e", "o")
+"""Where no mixer is named."""
 PLAIN = "#f2f2f2"
 """Fill of the parts that every block has."""
 
@@ -40,21 +42,19 @@ class BlockLook:
     edge: str
 
 
-def block_looks(layouts: Iterable[Layout], mixer: str | None) -> dict[str, BlockLook]:
-    """The look of each letter of some layouts, where the linear mixer is `mixer`: that of what mixes tokens
-    in the block, or of its MLP where nothing does.
+def block_looks(mixer: str | None = None) -> dict[str, BlockLook]:
+    """The look of each letter where the linear mixer is `mixer`, or any: that of what mixes tokens in the
+    block, or of its MLP where nothing does.
 
-    Raises ``ValueError`` naming a mixer that does not exist, or a linear block where there is none.
+    Raises ``ValueError`` naming a mixer that does not exist.
     """
-    letters = dict.fromkeys(letter for layout in layouts for letter in layout)
-    if mixer is None and any("linear" in LETTERS[letter].mixers for letter in letters):
-        raise ValueError(f"a layout with linear blocks needs the mixer's name; allowed: {', '.join(MIXERS)}")
     if mixer is not None:
         MIXERS.check(mixer)
-    return {letter: _look(LETTERS[letter], mixer) for letter in letters}
+    look = ANY_MIXER if mixer is None else MIXER_STYLE[mixer]
+    return {letter: _look(kind, look) for letter, kind in LETTERS.items()}
 
 
-def _look(kind: Letter, mixer: str | None) -> BlockLook:
+def _look(kind: Letter, look: Look) -> BlockLook:
     if not kind.mixers:
         return BlockLook(MLP_WORDS[kind.mlp], PLAIN, INK, "", "#6e6e6e")
     full, window = MIXER_STYLE["full"], MIXER_STYLE["window"]
@@ -62,7 +62,6 @@ def _look(kind: Letter, mixer: str | None) -> BlockLook:
         return BlockLook(full.label, full.color, "white", "", full.color)
     if kind.mixers == ("window",):
         return BlockLook(window.label, "white", INK, "///", window.color)
-    look = MIXER_STYLE[mixer]
     tint = tuple(0.82 + 0.18 * channel for channel in to_rgb(look.color))
     if kind.mixers == ("linear",):
         return BlockLook(look.label, tint, INK, "", look.color)
@@ -79,7 +78,7 @@ def stack(layout: Layout | str, mixer: str | None = None) -> Figure:
     Source: 2507.06457 v1, Figure 2, redrawn; the paper's picture is not reproduced.
     """
     layout = Layout.parse(layout)
-    looks = block_looks([layout], mixer)
+    looks = block_looks(mixer)
     columns = ceil(len(layout) / COLUMN_BLOCKS)
     rows = ceil(len(layout) / columns)
     bottom, top = -1.3, 2 * rows + 1.7
@@ -117,7 +116,7 @@ def strips(layouts: Mapping[str, Layout], mixer: str | None = None) -> Figure:
     """
     if not layouts:
         raise ValueError("no layout to draw")
-    looks = block_looks(layouts.values(), mixer)
+    looks = block_looks(mixer)
     depth = max(len(layout) for layout in layouts.values())
     cell = min(0.34, (PAGE_WIDTH - LABEL_INCHES - COUNT_INCHES) / depth)
     pitch = max(1.3, 0.3 / cell)

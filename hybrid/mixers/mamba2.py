@@ -66,7 +66,7 @@ class Mamba2(LinearMixer):
     """
 
     label = "Mamba-2"
-    look = Look("#8a5a2b", "h", (0, (3, 1, 1, 1)))
+    look = Look("#480054", "h", (0, (3, 1, 1, 1)))
     flops_per_element = 5
     reference_conv = 4
     fla = Family(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.config import MIXERS
 from hybrid.config.layout import Layout
-from hybrid.papers.published import recipe_heads, table
+from hybrid.papers.published import paper_mixers, recipe_heads, table
 from hybrid.released.scores import LANGUAGE, LENGTHS, RULER, stored
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def expected_config(scale: str, mixer: str, ratio: str) -> dict:
     if (scale, mixer, ratio) not in known:
         raise ValueError(
             f"no released model {scale} {mixer} {ratio}; allowed: {', '.join(WIDTH)}; "
-            f"{', '.join(rows['mixer'].unique())}; "
+            f"{', '.join(paper_mixers())}, transformer; "
             f"{', '.join(dict.fromkeys(rows['ratio_label']))} (full: transformer alone)"
         )
     width = WIDTH[scale]

@@ -135,7 +135,7 @@ def test_a_window_takes_everything():
     [
         ((replace(TEACHER, layout="FLF", linear="deltanet"), "LLL", "gla"), "in every block; got layout FLF"),
         ((TEACHER, "LL", "gla"), "must have the teacher's 3 blocks; got LL"),
-        ((TEACHER, "LLL", "mamba"), "unknown branch 'mamba'; allowed: .*gated_deltanet, window"),
+        ((TEACHER, "LLL", "mamba"), "unknown branch 'mamba'; allowed: .*retnet, window"),
         ((TEACHER, "LLL", "window"), "window is needed if and only if .* got None"),
         ((TEACHER, "LLL", "gla", 4), "window is needed if and only if .* got 4"),
     ],

@@ -1,4 +1,4 @@
-"""A mixer is one file: one defined here goes everywhere, and no other file knows the names of those there are."""
+"""A mixer is one file: one defined here goes everywhere, and no other file knows the names of the others."""
 
 import ast
 from pathlib import Path
@@ -87,7 +87,7 @@ def config_of(layout: str = "LLF") -> ModelConfig:
 def test_a_mixer_defined_here_goes_everywhere(forgetful, tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="unknown mixer 'forgotten'; allowed: .*forgetful"):
+    with pytest.raises(ValueError, match=r"unknown mixer 'forgotten'; allowed: .*forgetful"):
         ModelConfig("L", "forgotten")
     config = config_of()
     spec = RunSpec(config, TASK, TRAIN)

@@ -9,6 +9,7 @@ from hybrid.claims.rules.verdicts import NOT_SUPPORTED, SUPPORTED, Verdict
 from hybrid.config import ModelConfig
 from hybrid.config.layout import Layout
 from hybrid.models.cost import cache_bytes
+from hybrid.papers.published import paper_mixers
 
 LENGTH = 4096
 """Tokens at which caches are compared; their ratio is the same at every length."""
@@ -56,7 +57,9 @@ class Counted:
 
 def _saving(layout: Layout) -> float:
     full = Layout.from_ratio("full", len(layout))
-    sizes = (cache_bytes(ModelConfig(some), LENGTH) for some in (full, layout))
+    # Keys and values are those of the full blocks, whatever the mixer of the others.
+    mixer = paper_mixers()[0]
+    sizes = (cache_bytes(ModelConfig(some, mixer), LENGTH) for some in (full, layout))
     return next(sizes) / next(sizes)
 
 
