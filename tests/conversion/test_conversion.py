@@ -87,8 +87,8 @@ def test_mamba2_takes_rows_of_its_one_projection():
 
 
 def test_the_sign_of_what_is_carried_is_that_of_the_formula():
-    """With memories that forget nothing, HGRN-2 that takes a teacher's projections scores a pair of tokens the
-    higher, the higher attention does: its keys must grow with attention's."""
+    """HGRN-2 that takes a teacher's projections must score a pair of tokens the higher, the higher attention
+    does: its keys, 1 - sigmoid(f), grow with attention's."""
     torch.manual_seed(0)
     teacher = model(
         flat_config("F", vocab_size=20, hidden_size=16, attn_heads=4, init_std=0.3, rope_theta=None)
