@@ -111,12 +111,14 @@ def commands():
 
 
 @pytest.mark.parametrize("line", [*commands()])
-def test_a_command_in_the_prose_exists(line):
+def test_a_command_in_the_prose_exists(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_run.yaml").write_text("model: {layout: F}")
     words = shlex.split(line, comments=True)
     arguments = cli.parser().parse_args(words[words.index("hybrid") + 1 :])
     if arguments.command == "notebook":
-        given = notebooks.parse_parameters(arguments.parameters)
-        notebooks.check_parameters(notebooks.SOURCES / f"{arguments.name}.ipynb", given)
+        given = notebooks.parse_parameters(arguments.notebook.parameters)
+        notebooks.check_parameters(notebooks.SOURCES / f"{arguments.notebook.name}.ipynb", given)
 
 
 def test_make_targets_in_the_prose_exist():

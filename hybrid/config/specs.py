@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from hybrid.config.train import TrainConfig
 Part = TypeVar("Part")
 
 
+@dataclass(frozen=True)
 class Spec:
     """Base of the frozen dataclasses that describe work whose result is stored.
 

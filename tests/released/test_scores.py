@@ -188,7 +188,7 @@ def test_every_option_of_the_command_reaches_the_function(monkeypatch):
     assert cli.main(["evaluate", "a/b", "--tasks", "ruler", "--lengths", "1024", "--limit", "5"]) == 0
     assert seen["lengths"] == [1024] and seen["limit"] == 5
     assert seen.keys() == options.keys()
-    defaults = vars(cli.parser().parse_args(["evaluate", "a/b"]))
+    defaults = cli.parser().parse_args(["evaluate", "a/b"]).evaluate
     assert {name: defaults[name] for name in options} == options | {"lengths": list(scores.LENGTHS)}
     assert defaults["tasks"] == list(scores.SUITES)
 
