@@ -85,7 +85,7 @@ def _summary(runs: dict[str, Result]) -> str:
         rows.append(
             [code, since, device, len(members), failed, f"{dates[0]} to {dates[-1]}", duration(seconds)]
         )
-    header = ["Versions", "Stale, for since", "Device", "Runs", "Failed", "Trained", "Time, one by one"]
+    header = ["Versions", "Changed since", "Device", "Runs", "Failed", "Trained", "Time, one by one"]
     return table(header, rows)
 
 

@@ -18,10 +18,13 @@ ROOMS = ("models", "data", "training", "conversion", "selection", "bench")
 def read(path: Path) -> tuple[str, ...]:
     """What each version changed, from version 1 on, as a file ``VERSION`` says it.
 
-    Raises ``ValueError`` naming the file and the line where the file holds no line, or a line is not its
-    number, counted up from 1, and what changed.
+    Raises ``ValueError`` naming the file where it is empty or no UTF-8 text, and the line too where a line is
+    not its number, counted up from 1, and what changed.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
     if not lines:
         raise ValueError(f"{path} is empty; its first line must be '1  what changed'")
     found = []

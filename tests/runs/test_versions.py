@@ -38,11 +38,12 @@ def test_a_file_reads_back(tmp_path_factory, reasons):
         ("1  first\n2second\n", ", line 2 must be"),
         ("1  first\n2.0  second\n", ", line 2 must be"),
         ("one  first\n", ", line 1 must be"),
+        ("1  f\xfcrst\n", " is not UTF-8 text"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line(tmp_path, text, where):
     path = tmp_path / "VERSION"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}{where}')}"):
         versions.read(path)
 
