@@ -1,6 +1,11 @@
 """A mixer is one file: one defined here goes everywhere, and no other file knows the names of the others."""
 
 import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -148,3 +153,40 @@ def test_no_other_file_holds_the_name_of_a_mixer():
             node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
         }
         assert not words & {*MIXERS, *(kind.fla.model_type for kind in MIXERS.values())}, place
+
+
+EXAMPLE = """
+import torch
+from hybrid.config import MIXERS, LinearConfig, ModelConfig
+from hybrid.figures.stack import stack
+from hybrid.models import cost
+from hybrid.models.hybrid_lm import HybridLM
+
+torch.manual_seed(0)
+config = ModelConfig("LLPF", LinearConfig("additive", num_heads=2), vocab_size=50, hidden_size=64)
+model, ids = HybridLM(config).double(), torch.randint(50, (2, 19))
+assert cost.parameters(config) == sum(p.numel() for p in model.parameters())
+loss = model(ids, labels=ids).loss
+loss.backward()
+state = model(ids[:, :11]).state
+rest = model(ids[:, 11:], state=state).logits
+torch.testing.assert_close(rest, model(ids).logits[:, 11:])
+stack("LLPF", "additive")
+print(sorted(MIXERS)[0], model.generate(ids, 3).shape)
+"""
+
+
+def test_the_mixer_of_the_guide_is_one_file(tmp_path):
+    guide = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    (written,) = re.findall(r"```python\n(.*?)```", guide, flags=re.S)
+    shutil.copytree(PACKAGE, tmp_path / "hybrid", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "hybrid" / "mixers" / "additive.py").write_text(written)
+    shutil.copytree(PACKAGE.parent / "book" / "published", tmp_path / "book" / "published")
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLE],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["additive", "torch.Size([2,", "22])"], done.stderr
