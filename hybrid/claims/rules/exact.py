@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hybrid.claims.rules.verdicts import NOT_SUPPORTED, SUPPORTED, Verdict
-from hybrid.config import ModelConfig
+from hybrid.config import MIXERS, ModelConfig
 from hybrid.config.layout import Layout
 from hybrid.models.cost import cache_bytes
 
@@ -56,7 +56,8 @@ class Counted:
 
 def _saving(layout: Layout) -> float:
     full = Layout.from_ratio("full", len(layout))
-    sizes = (cache_bytes(ModelConfig(some), LENGTH) for some in (full, layout))
+    # Whichever linear mixer it is, its state is no cache.
+    sizes = (cache_bytes(ModelConfig(some, next(iter(MIXERS))), LENGTH) for some in (full, layout))
     return next(sizes) / next(sizes)
 
 
