@@ -31,12 +31,12 @@ SINGLE = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
 def _train(args: Namespace) -> int:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from hybrid.runs import registry
+    from hybrid.runs import trainers
     from hybrid.runs.runner import train_one
 
     spec = _spec(args)
     spread = {"devices": args.devices, "num_nodes": args.num_nodes, "strategy": args.strategy}
-    train = registry.trainer(spec.kind)
+    train = trainers.trainer(spec.kind)
     if spec.kind == "run":
         train = partial(train, **spread)
     elif spread != SINGLE:

@@ -26,7 +26,7 @@ class Spec:
     """
 
     kind: ClassVar[str]
-    """Name of the kind in stored files; see `hybrid.runs.registry`."""
+    """Name of the kind in stored files; see `hybrid.runs.trainers`."""
     rooms: ClassVar[tuple[str, ...]]
     """The rooms of `hybrid.runs.versions.ROOMS` whose code decides its results."""
 
@@ -80,7 +80,7 @@ class Spec:
         return {name: item for name, item in inside.items() if name not in found} | found
 
     def to_dict(self) -> dict:
-        """Plain JSON types, every field present, and the kind; `hybrid.runs.registry.read` reads it back."""
+        """Plain JSON types, every field present, and the kind; `hybrid.runs.trainers.read` reads it back."""
         return {"kind": self.kind} | {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
     @classmethod

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf, nextafter
 
 from hybrid.config import ModelConfig
-from hybrid.mixers.base import Heads
+from hybrid.mixers.heads import Heads
 
 HYBRID = {"attn": None, "use_short_conv": False, "conv_size": 4}
 """fla's defaults of the keys that most families with a linear mixer read."""

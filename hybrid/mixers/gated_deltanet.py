@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_delta
-from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, no_groups
+from hybrid.mixers.base import LinearMixer, Look, conv_width, mixer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.fla import HYBRID, Family, channels, share
+from hybrid.mixers.heads import Heads, no_groups
 from hybrid.mixers.norms import GatedRMSNorm, full_precision, l2_norm
 
 STEP_RANGE = (0.001, 0.1)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_scan
-from hybrid.mixers.base import Carried, Heads, LinearMixer, Look, conv_width, mixer, no_groups
+from hybrid.mixers.base import Carried, LinearMixer, Look, conv_width, mixer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.fla import HYBRID, Family
+from hybrid.mixers.heads import Heads, no_groups
 from hybrid.mixers.norms import GatedRMSNorm, full_precision
 
 

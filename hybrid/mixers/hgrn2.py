@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_outer
-from hybrid.mixers.base import Carried, Heads, LinearMixer, Look, conv_width, divided, mixer, no_groups
+from hybrid.mixers.base import Carried, LinearMixer, Look, conv_width, mixer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.fla import HYBRID, Family, channels
+from hybrid.mixers.heads import Heads, divided, no_groups
 from hybrid.mixers.hgrn import forget_gate
 from hybrid.mixers.norms import REFERENCE_EPS, RMSNorm
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_outer
-from hybrid.mixers.base import Carried, Heads, LinearMixer, Look, conv_width, divided, mixer
+from hybrid.mixers.base import Carried, LinearMixer, Look, conv_width, mixer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.fla import Family, share
+from hybrid.mixers.heads import Heads, divided
 from hybrid.mixers.norms import RMSNorm, full_precision
 
 STEP_RANGE = (0.001, 0.1)

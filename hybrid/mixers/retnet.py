@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import gated_outer
-from hybrid.mixers.base import Heads, LinearMixer, Look, conv_width, mixer, plain_heads
+from hybrid.mixers.base import LinearMixer, Look, conv_width, mixer
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.fla import Family, read_expanded, write_expanded
+from hybrid.mixers.heads import Heads, plain_heads
 from hybrid.mixers.norms import GatedRMSNorm
 from hybrid.mixers.rotary import rotate
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hybrid.config.files import cache, write_atomically
 from hybrid.config.specs import Spec
 from hybrid.models.cost import parameters
-from hybrid.runs import pool, provenance, registry, tables, versions
+from hybrid.runs import pool, provenance, tables, trainers, versions
 from hybrid.runs.store import Result, Store, StoreError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def train_one(
 
     Args:
         spec: what to run.
-        train: the trainer; None is that of the spec's kind (`hybrid.runs.registry`).
+        train: the trainer; None is that of the spec's kind (`hybrid.runs.trainers`).
         recompute: train even if there is a stored result, and replace it.
         progress: let the trainer draw its progress bar.
 
@@ -62,7 +62,7 @@ def train_one(
             be kept elsewhere.
     """
     store = Store()
-    train = train or registry.trainer(spec.kind)
+    train = train or trainers.trainer(spec.kind)
     folder = work_folder(spec)
     if _rank() > 0:
         stored = None if recompute else store.read(spec)
@@ -107,7 +107,7 @@ def collect(
         minutes: stop after this time; 0 reads only. Runs under way are ended, and the next call goes
             on with each from its last checkpoint, of which there is one every `eval_every` steps.
         progress: show how many runs are done and the time left, if any is to be trained.
-        train: the trainer; None is that of the spec's kind (`hybrid.runs.registry`).
+        train: the trainer; None is that of the spec's kind (`hybrid.runs.trainers`).
 
     Returns:
         Columns run_id, status ("done", "failed", or "missing" where `minutes` ran out), message, stale
@@ -169,7 +169,7 @@ def write_specs(specs: Iterable[Spec], folder: str | Path) -> list[Path]:
 def read_spec(path: str | Path) -> Spec:
     """Read a file of `write_specs`. Raises ``ValueError`` naming the file when it is no spec."""
     try:
-        return registry.read(json.loads(Path(path).read_text(encoding="utf-8")))
+        return trainers.read(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no run spec: {error}") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hybrid.config.files import home, write_atomically
 from hybrid.config.specs import Spec
-from hybrid.runs import registry
+from hybrid.runs import trainers
 
 STATUSES = ("done", "failed")
 PROBE_BYTES = 1 << 18
@@ -87,7 +87,7 @@ class Result:
             if not isinstance(parts, dict) or not isinstance(parts.get(name), kind):
                 raise ValueError(f"a result needs {name!r}, a JSON {kind.__name__}")
         try:
-            spec = registry.read(parts["spec"])
+            spec = trainers.read(parts["spec"])
         except (TypeError, AttributeError) as error:
             raise ValueError(f"its spec cannot be read: {error}") from error
         return cls(**{name: parts[name] for name in types} | {"spec": spec})

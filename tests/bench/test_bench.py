@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hybrid import bench
 from hybrid.bench import BenchSpec, clock
 from hybrid.cli import main
-from hybrid.runs import registry
+from hybrid.runs import trainers
 from hybrid.runs.store import Store
 from hybrid.studies.scales import SCALES
 
@@ -23,7 +23,7 @@ from hybrid.studies.scales import SCALES
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_plan_reads_back_and_names_each_subject_once(scale):
     plan = bench.plan(scale)
-    assert [registry.read(spec.to_dict()) for spec in plan] == plan
+    assert [trainers.read(spec.to_dict()) for spec in plan] == plan
     subjects = [spec.subject for spec in plan]
     assert subjects == [s for s in bench.SUBJECTS if (s, scale) != ("start", "smoke")]
     assert {spec.device for spec in plan} == {"cuda" if scale in ("gpu", "paper") else "cpu"}

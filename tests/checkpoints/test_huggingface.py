@@ -21,7 +21,7 @@ from hybrid.data.corpus import load_corpus, text_vocab
 from hybrid.data.module import TaskData
 from hybrid.models import cost
 from hybrid.models.hybrid_lm import HybridLM
-from hybrid.runs import registry
+from hybrid.runs import trainers
 
 SIZES = {
     "vocab_size": 300,
@@ -328,7 +328,7 @@ def test_a_checkpoint_becomes_a_hybrid_on_text_of_its_own_tokenizer(checkpoints,
     assert load_corpus(teacher.task).bytes_per_token > 1
     align = AlignSpec(teacher, "gated_deltanet", Stage(TRAIN))
     spec = HybridSpec(align, "LFL", Stage(TRAIN), Stage(TRAIN, seq_len=24), passkeys=None)
-    again = registry.read(json.loads(json.dumps(spec.to_dict())))
+    again = trainers.read(json.loads(json.dumps(spec.to_dict())))
     assert again == spec and again.run_id == spec.run_id and spec.root is teacher
 
     morphable = distillation.aligned(align)

@@ -13,7 +13,7 @@ from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Choice, Spec
 from hybrid.conversion.conversion import AlignSpec, HybridSpec, Stage
-from hybrid.runs import registry
+from hybrid.runs import trainers
 from hybrid.runs.versions import ROOMS
 from hybrid.selection import Restoration
 from hybrid.selection.base import SelectSpec
@@ -59,7 +59,7 @@ def through_json(spec: Spec) -> dict:
 
 @pytest.mark.parametrize("spec", [RUN, ALIGN, HYBRID, replace(ALIGN, branch="window", stage=None, window=8)])
 def test_stored_kinds_read_back_by_their_kind(spec):
-    again = registry.read(through_json(spec))
+    again = trainers.read(through_json(spec))
     assert again == spec and type(again) is type(spec) and again.run_id == spec.run_id
 
 
@@ -119,7 +119,7 @@ def test_a_field_at_its_default_is_not_in_the_name(monkeypatch):
 )
 def test_wrong_json_is_refused_by_name(change, words):
     with pytest.raises(ValueError, match=words):
-        registry.read(through_json(ALIGN) | change)
+        trainers.read(through_json(ALIGN) | change)
 
 
 def test_a_missing_field_and_an_unknown_alternative_are_refused_by_name():
@@ -139,14 +139,14 @@ def test_columns_are_single_values_and_outer_names_win():
 
 def test_every_kind_has_a_trainer_and_rooms():
     """The lower rooms first, and those that every model, task and training rests on."""
-    for name in registry.KINDS:
-        assert callable(registry.trainer(name))
-        module, _, class_name = registry.KINDS[name].spec.partition(":")
+    for name in trainers.KINDS:
+        assert callable(trainers.trainer(name))
+        module, _, class_name = trainers.KINDS[name].spec.partition(":")
         rooms = getattr(import_module(module), class_name).rooms
         assert rooms[:3] == RUN.rooms and list(rooms) == [room for room in ROOMS if room in rooms]
     assert set(HYBRID.rooms) - set(RUN.rooms) == {"conversion"}
     with pytest.raises(ValueError, match="unknown kind of work 'cake'"):
-        registry.trainer("cake")
+        trainers.trainer("cake")
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,15 @@ def test_a_spec_of_another_kind_than_the_field_allows_is_refused():
     with pytest.raises(ValueError, match="unknown kind of work 'run'; allowed: trip, walker"):
         Either.from_dict(values | {"first": RUN.to_dict()})
     with pytest.raises(ValueError, match="unknown kind of work 'align'; allowed: checkpoint, run"):
-        registry.read(through_json(ALIGN) | {"teacher": through_json(ALIGN)})
+        trainers.read(through_json(ALIGN) | {"teacher": through_json(ALIGN)})
     with pytest.raises(ValueError, match="unknown kind of work 'run'; allowed: align"):
-        registry.read(through_json(HYBRID) | {"align": RUN.to_dict()})
+        trainers.read(through_json(HYBRID) | {"align": RUN.to_dict()})
 
 
 def test_a_spec_without_its_kind_is_of_the_first_one_that_the_field_names():
     values = through_json(ALIGN)
     del values["teacher"]["kind"]
-    assert registry.read(values) == ALIGN
+    assert trainers.read(values) == ALIGN
 
 
 def test_passes_are_all_stretches_of_training():

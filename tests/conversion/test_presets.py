@@ -12,7 +12,7 @@ from hybrid.conversion.distillation import LitAlign, LitDistill, LitFinetune, co
 from hybrid.conversion.presets import PRESETS
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM
-from hybrid.runs import registry
+from hybrid.runs import trainers
 from hybrid.training.loop import learning_rate_factor
 
 MODEL = flat_config("FFF", vocab_size=282, hidden_size=8, mlp_size=16, attn_heads=2, conv=3, init_std=0.3)
@@ -92,7 +92,7 @@ def test_a_recipe_gives_specs_that_read_back(name):
         align, "LFL", preset.distill, preset.finetune, preset.drop_rope, passkeys=PASSKEYS, seed=3
     )
     for one in (align, spec):
-        back = registry.read(one.to_dict())
+        back = trainers.read(one.to_dict())
         assert back == one and back.run_id == one.run_id
     assert preset.hybrid(RUN, "gla", "LFL").passkeys is None
 

@@ -29,7 +29,8 @@ from hybrid.config.registry import Registry
 from hybrid.conversion.conversion import carry_over, student_config
 from hybrid.figures.stack import stack
 from hybrid.kernels import gated_outer
-from hybrid.mixers.base import Heads, LinearMixer, Look, mixer, plain_heads
+from hybrid.mixers.base import LinearMixer, Look, mixer
+from hybrid.mixers.heads import Heads, plain_heads
 from hybrid.models import cost
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.runs import runner

@@ -10,7 +10,7 @@ from hybrid.conversion.conversion import HybridSpec
 from hybrid.conversion.distillation import aligned
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
-from hybrid.runs import registry, runner, tables
+from hybrid.runs import runner, tables, trainers
 from hybrid.runs.store import Store
 from hybrid.selection.consa import consa
 from hybrid.selection.run import select
@@ -32,7 +32,7 @@ def test_every_part_is_declared_with_one_teacher_and_one_name_a_spec(scale):
     specs += [spec for arm in selection.masks(scale).values() for spec in arm] + selection.mask_rates(scale)
     assert len({spec.run_id for spec in specs}) == len(set(specs)) == len(specs)
     assert {spec.root for spec in specs} == {selection.teacher(scale)}
-    assert all(registry.read(spec.to_dict()) == spec for spec in specs)
+    assert all(trainers.read(spec.to_dict()) == spec for spec in specs)
     length = selection.teacher(scale).task.seq_len
     assert size.window <= length // 4
     assert size.passkeys.lengths == (length,) and size.finetune.seq_len == 2 * length
@@ -182,4 +182,4 @@ def test_the_control_is_the_teacher_through_stage_three_alone(scale):
         assert set(str(spec.layout)) == {"F"} and spec.root == selection.teacher(scale)
         assert spec.align.stage is None and spec.distill is None
         assert (spec.finetune, spec.passkeys) == (size.finetune, size.passkeys)
-        assert registry.read(spec.to_dict()) == spec
+        assert trainers.read(spec.to_dict()) == spec
