@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
-import torch
 from torch import Tensor
 
 from hybrid.kernels import device
 from hybrid.kernels.attention import softmax_attention
+from hybrid.kernels.autograd import without_autocast
 
 __all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
 
@@ -46,7 +46,7 @@ def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
         backend = "fused" if device.fuses(inputs[0]) else "recurrent" if short else "chunk"
     body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
     # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
-    with torch.autocast("cpu" if inputs[0].is_meta else inputs[0].device.type, enabled=False):
+    with without_autocast(inputs[0].device):
         return body(*inputs)
 
 

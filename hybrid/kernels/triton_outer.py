@@ -21,9 +21,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from hybrid.kernels import _check
+from hybrid.kernels.autograd import differentiable_once
 from hybrid.kernels.recurrent import matrix_state
 
 CHUNK = 16
@@ -189,7 +190,7 @@ class GatedOuter(Function):
         return o, end
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, do: Tensor, dend: Tensor):
         q, k, v, g, states = ctx.saved_tensors
         do, dend = do.contiguous(), dend.contiguous()

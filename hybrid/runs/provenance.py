@@ -36,6 +36,7 @@ SOURCES = {
         "evaluation.py",
         "kernels/__init__.py",
         "kernels/attention.py",
+        "kernels/autograd.py",
         "kernels/chunk.py",
         "kernels/device.py",
         "kernels/fused.py",
