@@ -10,10 +10,11 @@ Every linear mixer of the book is projections and gates around one of these:
 
 Each has one signature and three bodies that agree: ``recurrent`` is the definition as a loop,
 ``chunk`` is matrix products over chunks in plain PyTorch, ``fused`` is flash-linear-attention's
-Triton. ``backend="auto"`` takes ``fused`` on CUDA (not in float64), and elsewhere ``chunk``, or
-``recurrent`` for a few tokens (`SHORT`). The state goes in and comes out of every kernel, so prefill,
-decoding and the pieces of a long text are one function. `hybrid.kernels.fused_parts` is what stands around
-the kernels in a model, on CUDA: norms, short convolution, SwiGLU, loss.
+Triton, where a kernel has one. ``backend="auto"`` takes ``fused`` on CUDA (not in float64), and elsewhere
+``chunk``, or ``recurrent`` for a few tokens (`SHORT`). Only ``recurrent`` can be differentiated twice. The
+state goes in and comes out of every kernel, so prefill, decoding and the pieces of a long text are one
+function. `hybrid.kernels.fused_parts` is what stands around the kernels in a model, on CUDA: norms, short
+convolution, SwiGLU, loss.
 `hybrid.kernels.triton_outer` is `gated_outer` once more, written to be read; no backend runs it.
 
 Shapes are written as the field writes them: B sequences, T tokens, H heads, K key channels and
@@ -23,13 +24,14 @@ States and decays are computed in float32 whatever the type of the inputs (float
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
-import torch
 from torch import Tensor
 
 from hybrid.kernels import device
 from hybrid.kernels.attention import softmax_attention
+from hybrid.kernels.autograd import without_autocast
 
 __all__ = ["gated_delta", "gated_outer", "gated_scan", "softmax_attention"]
 
@@ -39,21 +41,49 @@ SHORT = 8
 
 
 def _run(kernel: str, backend: str, *inputs) -> tuple[Tensor, Tensor]:
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
-    if backend == "auto":
-        short = inputs[0].shape[1] <= SHORT
-        backend = "fused" if device.fuses(inputs[0]) else "recurrent" if short else "chunk"
-    body = getattr(import_module(f"hybrid.kernels.{backend}"), kernel)
+    body = _body(kernel, backend, inputs[0])
     # Automatic mixed precision would turn the bodies' float32 products into bfloat16 ones.
-    with torch.autocast("cpu" if inputs[0].is_meta else inputs[0].device.type, enabled=False):
+    with without_autocast(inputs[0].device):
         return body(*inputs)
 
 
-def _check(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+def _body(kernel: str, backend: str, x: Tensor) -> Callable:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; allowed: {', '.join(BACKENDS)}")
+    modules = {name: import_module(f"hybrid.kernels.{name}") for name in BACKENDS[1:]}
+    bodies = {name: getattr(module, kernel) for name, module in modules.items() if hasattr(module, kernel)}
+    if backend == "auto":
+        fused = "fused" in bodies and device.fuses(x)
+        backend = "fused" if fused else "recurrent" if x.shape[1] <= SHORT else "chunk"
+    if backend not in bodies:
+        raise ValueError(f"{kernel} has no body {backend!r}; allowed: {', '.join(bodies)}")
+    return bodies[backend]
+
+
+def _check(**inputs: tuple[Tensor | None, str]) -> None:
+    """Raise ``ValueError`` for the first input that is not of a floating-point type, that lacks one of the
+    axes named by its letters, whose axes differ from those of the same letter before, or have no
+    elements, and for log decays above 0.
+
+    The largest log decay is looked for on a CPU alone. A GPU would have to be waited for, and tensors on meta
+    have no numbers.
+    """
+    sizes = {}
+    for name, (x, axes) in inputs.items():
+        if x is None:
+            continue
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be of a floating-point type; got {x.dtype}")
+        shape = tuple(x.shape)
+        if len(shape) == len(axes):
+            sizes = dict(zip(axes, shape, strict=True)) | sizes
+        wanted = ", ".join(str(sizes.get(axis, axis)) for axis in axes)
+        if wanted != ", ".join(map(str, shape)):
+            raise ValueError(f"{name} must have shape ({wanted}); got {shape}")
+        if 0 in shape:
+            raise ValueError(f"{name} must have shape ({', '.join(axes)}), none of it 0; got {shape}")
+        if name == "log_decay" and x.is_cpu and (largest := x.detach().amax().item()) > 0:
+            raise ValueError(f"log_decay must be at most 0; got {largest}")
 
 
 def gated_scan(
@@ -70,10 +100,13 @@ def gated_scan(
     Returns:
         h at every step [B, T, D], in the type of x, and after the last step [B, D].
 
+    Raises:
+        ValueError: for a wrong shape, an axis of length 0, a type that is not floating-point, an unknown
+            backend, and, where they lie on a CPU, log decays above 0.
+
     Source: HGRN (Qin et al., 2311.04823), eq. 1-4; 2507.06457, Table 1.
     """
-    b, _, d = x.shape
-    _check(log_decay=(log_decay, tuple(x.shape)), state=(state, (b, d)))
+    _check(x=(x, "BTD"), log_decay=(log_decay, "BTD"), state=(state, "BD"))
     return _run("gated_scan", backend, x, log_decay, state)
 
 
@@ -101,13 +134,15 @@ def gated_outer(
     Returns:
         o [B, T, H, V], in the type of v, and S after the last step [B, H, K, V].
 
+    Raises:
+        ValueError: for a wrong shape, an axis of length 0, a type that is not floating-point, an unknown
+            backend, and, where they lie on a CPU, log decays above 0.
+
     Source: GLA (Yang et al., 2312.06635), eq. 3; RetNet (Sun et al., 2307.08621), eq. 5.
     """
-    b, t, h, width = q.shape
-    _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])))
-    _check(log_decay=(log_decay, (b, t, h, width) if log_decay.dim() == 4 else (b, t, h)))
-    _check(state=(state, (b, h, width, v.shape[-1])))
-    scale = width**-0.5 if scale is None else scale
+    decay = "BTHK" if log_decay.dim() == 4 else "BTH"
+    _check(q=(q, "BTHK"), k=(k, "BTHK"), v=(v, "BTHV"), log_decay=(log_decay, decay), state=(state, "BHKV"))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     return _run("gated_outer", backend, q, k, v, log_decay, state, scale)
 
 
@@ -136,10 +171,13 @@ def gated_delta(
     Returns:
         o [B, T, H, V], in the type of v, and S after the last step [B, H, K, V].
 
+    Raises:
+        ValueError: for a wrong shape, an axis of length 0, a type that is not floating-point, an unknown
+            backend, and, where they lie on a CPU, log decays above 0.
+
     Source: DeltaNet (Yang et al., 2406.06484), eq. 4-5; Gated DeltaNet (Yang et al., 2412.06464), eq. 10.
     """
-    b, t, h, width = q.shape
-    _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])), beta=(beta, (b, t, h)))
-    _check(log_decay=(log_decay, (b, t, h)), state=(state, (b, h, width, v.shape[-1])))
-    scale = width**-0.5 if scale is None else scale
+    of_tokens = {"q": (q, "BTHK"), "k": (k, "BTHK"), "v": (v, "BTHV"), "beta": (beta, "BTH")}
+    _check(**of_tokens, log_decay=(log_decay, "BTH"), state=(state, "BHKV"))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     return _run("gated_delta", backend, q, k, v, beta, log_decay, state, scale)

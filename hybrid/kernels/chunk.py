@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from hybrid.kernels.primitives import (
+    AddedProducts,
     ColumnProducts,
     DecayedScores,
     DeltaScan,
     DiagonalScan,
+    Products,
     RowProducts,
     UnitLowerInverse,
     VectorScan,
@@ -65,7 +67,7 @@ def gated_outer(
 
     kept, added = _by_chunk(start, since[:, -1].unsqueeze(-1), ColumnProducts.apply(k * until, v))
     before, end = DiagonalScan.apply(kept, added, start.flatten(0, 1))
-    o = torch.baddbmm(scores @ v, q * since, before.flatten(0, 1))
+    o = AddedProducts.apply(Products.apply(scores, v), q * since, before.flatten(0, 1))
     return _join(o, like), end.view_as(start)
 
 
@@ -91,12 +93,14 @@ def gated_delta(
     # Inside a chunk token i writes beta_i (v_i - what k_i reads), earlier writes included: a
     # triangular system. Solved, it is `written + erased @ S` with S the state before the chunk.
     inverse = UnitLowerInverse.apply(beta * RowProducts.apply(k, k) * decay)
-    written, erased = inverse * beta.mT @ v, inverse * (-beta * since).mT @ k
+    written = Products.apply(inverse * beta.mT, v)
+    erased = Products.apply(inverse * (-beta * since).mT, k)
 
     kept, keys, written, erased = _by_chunk(start, since[:, -1:], (k * until).mT, written, erased)
     before, end, writes = DeltaScan.apply(kept, keys, written, erased, start.flatten(0, 1))
     scores = RowProducts.apply(q, k) * decay
-    o = torch.baddbmm(scores @ writes.flatten(0, 1), q * since, before.flatten(0, 1))
+    o = Products.apply(scores, writes.flatten(0, 1))
+    o = AddedProducts.apply(o, q * since, before.flatten(0, 1))
     return _join(o, like), end.view_as(start)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hybrid.kernels import device
+from hybrid.kernels.autograd import refusing_a_graph
 
 STEPS = 64
 """Longest sequence, in tokens, that is decoded step by step where no gradient is needed."""
@@ -74,9 +75,10 @@ def gated_delta(
 
 
 def imported(module: str, name: str):
-    """A function of flash-linear-attention. Raises ``ImportError`` saying how to install it."""
+    """A function of flash-linear-attention, which refuses gradients of gradients. Raises ``ImportError``
+    saying how to install it."""
     try:
-        return getattr(import_module(module), name)
+        return refusing_a_graph(getattr(import_module(module), name))
     except ImportError as error:
         raise ImportError(
             'backend "fused" needs flash-linear-attention: pip install '

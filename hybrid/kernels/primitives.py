@@ -1,7 +1,8 @@
-"""Building blocks of the chunked kernels: two scans, a triangular inverse, decayed scores.
+"""Building blocks of the chunked kernels: products, three scans, a triangular inverse, decayed scores.
 
 Each has a hand-written backward pass that costs no more than its forward pass twice, and none ever
-takes the exponential of a positive number.
+takes the exponential of a positive number. Plain products are here too: PyTorch computes their gradients in
+bfloat16 where ``backward()`` is called under automatic mixed precision.
 """
 
 from __future__ import annotations
@@ -10,7 +11,40 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
+
+from hybrid.kernels.autograd import differentiable_once
+
+
+class Products(Function):
+    """``a @ b`` for two matrices or two batches of matrices."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):
+        a, b = ctx.saved_tensors
+        of_a, of_b = ctx.needs_input_grad
+        return grad @ b.mT if of_a else None, a.mT @ grad if of_b else None
+
+
+class AddedProducts(Function):
+    """``x + a @ b`` for x: [batch, M, N], a: [batch, M, K] and b: [batch, K, N]."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.baddbmm(x, a, b)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx, grad: Tensor):
+        a, b = ctx.saved_tensors
+        return grad, grad @ b.mT, a.mT @ grad
 
 
 class RowProducts(Function):
@@ -26,7 +60,7 @@ class RowProducts(Function):
         return a @ b.mT
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor):
         a, b = ctx.saved_tensors
         return grad @ b, grad.mT @ a
@@ -41,7 +75,7 @@ class ColumnProducts(Function):
         return a.mT @ b
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor):
         a, b = ctx.saved_tensors
         return b @ grad.mT, a @ grad
@@ -64,7 +98,7 @@ class DiagonalScan(Function):
         return states[:-1], states[-1].clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad_before: Tensor, grad_end: Tensor):
         a, states = ctx.saved_tensors
         grad_a, grad_x = states.new_empty(a.shape), torch.empty_like(states[1:])
@@ -94,7 +128,7 @@ class VectorScan(Function):
         return h, end.clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor, grad_end: Tensor):
         a, h, start = ctx.saved_tensors
         later = torch.cat((a[:, 1:], torch.ones_like(a[:, :1])), 1)
@@ -150,7 +184,7 @@ class DeltaScan(Function):
         return before, state, writes
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad_before: Tensor, grad_state: Tensor, grad_writes: Tensor):
         a, k, e, before, writes = ctx.saved_tensors
         grad_a, grad_u = torch.empty_like(a), torch.empty_like(writes)
@@ -176,7 +210,7 @@ class UnitLowerInverse(Function):
         return inverse
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor) -> Tensor:
         (inverse,) = ctx.saved_tensors
         return (inverse.mT @ grad @ inverse.mT).tril_(-1).neg_()
@@ -194,7 +228,7 @@ def decays(g: Tensor) -> Tensor:
     between = (later.unsqueeze(1) & ~later).flatten(0, 1).mT
     # Zero times infinity is no number.
     finite = g.clamp_min(torch.finfo(g.dtype).min / size)
-    return (finite @ between.to(g.dtype)).exp().unflatten(1, (size, size)) * later
+    return Products.apply(finite, between.to(g.dtype)).exp().unflatten(1, (size, size)) * later
 
 
 class DecayedScores(Function):
@@ -222,7 +256,7 @@ class DecayedScores(Function):
         return scores, since, until
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad: Tensor, grad_since: Tensor, grad_until: Tensor):
         q, k, g = ctx.saved_tensors
         grad_q, grad_k = torch.zeros_like(q), torch.zeros_like(k)

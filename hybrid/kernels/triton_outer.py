@@ -21,9 +21,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from hybrid.kernels import _check
+from hybrid.kernels.autograd import differentiable_once
 from hybrid.kernels.recurrent import matrix_state
 
 CHUNK = 16
@@ -189,7 +190,7 @@ class GatedOuter(Function):
         return o, end
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, do: Tensor, dend: Tensor):
         q, k, v, g, states = ctx.saved_tensors
         do, dend = do.contiguous(), dend.contiguous()
@@ -222,10 +223,8 @@ def gated_outer(
         raise ValueError(
             f"q must have shape [B, T, H, 1 <= K <= {WIDEST}], none of it 0; got {tuple(q.shape)}"
         )
-    b, t, h, width = q.shape
-    _check(k=(k, (b, t, h, width)), v=(v, (b, t, h, v.shape[-1])))
-    _check(log_decay=(log_decay, (b, t, h, width) if log_decay.dim() == 4 else (b, t, h)))
-    _check(state=(state, (b, h, width, v.shape[-1])))
+    decay = "BTHK" if log_decay.dim() == 4 else "BTH"
+    _check(q=(q, "BTHK"), k=(k, "BTHK"), v=(v, "BTHV"), log_decay=(log_decay, decay), state=(state, "BHKV"))
     devices = sorted({str(x.device) for x in (q, k, v, log_decay, state) if x is not None})
     if len(devices) > 1:
         raise ValueError(f"all tensors must be on one device; got {', '.join(devices)}")

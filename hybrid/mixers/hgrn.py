@@ -26,7 +26,8 @@ def forget_gate(x: Tensor, lower_bound: Tensor | None) -> tuple[Tensor, Tensor]:
     """
     write = torch.sigmoid(-full_precision(x))
     if lower_bound is not None:
-        write = (1 - lower_bound[: write.shape[-1]]) * write
+        # Bounds are sums of shares, which rounding may carry above 1.
+        write = (1 - lower_bound[: write.shape[-1]]).clamp_min(0) * write
     # From 1 - f the logarithm is exact where f is close to 1, the long memories; 1 itself has none.
     return torch.log1p(-write.clamp_max(1 - torch.finfo(write.dtype).eps)), write
 

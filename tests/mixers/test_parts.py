@@ -1,5 +1,6 @@
 """What mixers are made of: convolution, norms, rotary positions, gates, attention; what they refuse."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,33 @@ def test_rotary_turns_pairs_of_the_two_halves():
     angle = torch.tensor(3.0)
     turned = rotate(x, 3, 10_000.0).flatten()
     torch.testing.assert_close(turned, torch.tensor([angle.cos(), 0, angle.sin(), 0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("stretch", [None, (8.0, 1.0, 4.0, 8192.0)])
+@pytest.mark.parametrize("start", [0, 1, 4_095, 100_000, 999_990])
+def test_rotary_is_exact_in_float64_at_every_position(start, stretch):
+    """Pairs of channels as complex numbers, times unit numbers, as in eq. 34 of the paper."""
+    x, theta = torch.randn(2, 10, 3, 6, dtype=torch.float64), 500_000.0
+    rate = theta ** (-np.arange(0, 6, 2) / 6)
+    if stretch is not None:
+        factor, low, high, length = stretch
+        rate *= np.interp(length * rate / (2 * np.pi), [low, high], [1 / factor, 1])
+    turned = rotate(x.float(), start, theta, stretch), rotate(x, start, theta, stretch)
+    turn = np.exp(1j * np.outer(np.arange(start, start + 10), rate))[:, None]
+    pairs = (x.numpy()[..., :3] + 1j * x.numpy()[..., 3:]) * turn
+    expected = torch.from_numpy(np.concatenate((pairs.real, pairs.imag), -1))
+    assert [y.dtype for y in turned] == [torch.float32, torch.float64]
+    torch.testing.assert_close(turned[1], expected, rtol=0, atol=1e-9)
+
+
+def test_rotary_has_the_gradients_of_finite_differences():
+    x = torch.randn(1, 3, 2, 6, dtype=torch.float64, requires_grad=True)
+
+    def turned(x):
+        return rotate(x, 4_095, 10_000.0).sin()
+
+    assert torch.autograd.gradcheck(turned, x)
+    assert torch.autograd.gradgradcheck(turned, x)
 
 
 @pytest.mark.parametrize("bound", [None, 0.0, 1e-30, 0.4, 0.999])
@@ -223,3 +251,9 @@ def test_gates_and_decays_stay_in_float32_under_bfloat16(mixer, monkeypatch):
     assert (seen["types"], y.dtype) == ({torch.float32}, torch.bfloat16)
     assert layer.bfloat16()(x.bfloat16())[0].dtype is torch.bfloat16
     assert seen["types"] == {torch.float32}
+
+
+def test_a_lower_bound_that_rounding_carried_above_one_forgets_nothing():
+    """The bounds of deep models are sums of float32 shares; a gate above 1 would let the state grow."""
+    log_f, write = forget_gate(torch.randn(1, 3, 4), torch.full((4,), 1 + 2e-7))
+    assert (log_f <= 0).all() and (write >= 0).all()
