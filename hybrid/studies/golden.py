@@ -457,8 +457,7 @@ def _selectors() -> Iterator[tuple[str, Numbers]]:
 
 KINDS = {
     "mixers": Kind(("models",), 1e-9, _mixers),
-    # Rotary positions are float32 in any model.
-    "stacks": Kind(("models",), 1e-6, _stacks),
+    "stacks": Kind(("models",), 1e-9, _stacks),
     "data": Kind(("data",), 0.0, _data),
     "training": Kind(RunSpec.rooms, 1e-3, _training),
     "objectives": Kind(HybridSpec.rooms, 1e-4, _objectives),
