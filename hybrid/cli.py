@@ -59,7 +59,7 @@ def _spec(args: Namespace) -> Spec:
         if args.model.layout is None:
             raise ValueError("a run needs --model.layout, or --config or --spec with a file that says it")
         return config.RunSpec.from_dict(said)
-    if args.config or said != _run_fields(_train_parser().get_defaults()):
+    if args.config or said != _run_fields(_train_parser().parse_args([])):
         raise ValueError(f"--spec says all of the work, fields beside it nothing; got --spec {args.spec}")
     return read_spec(args.spec)
 
@@ -293,9 +293,11 @@ def parser() -> ArgumentParser:
 
 def _explained(error: ArgumentError) -> str:
     """The message on one line; beside a field of a run that does not exist stand those that do."""
-    text = " ".join(str(error).split())
     # Of a part that may be None, only what is wrong with the part.
-    text = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", text)
+    around = (
+        r"Does not validate .*? Errors: - | - Expected a <class 'NoneType'>| Given value type: <class .*?>"
+    )
+    text = re.sub(around, "", " ".join(str(error).split()))
     if part := re.search(r"'hybrid\.config\.(\w+)': Option '\w+' is not accepted", text):
         allowed = [field.name for field in fields(getattr(config, part[1]))]
     elif name := re.search(r"'train' does not accept option '([\w.]+)|arguments: --(\w+\.[\w.]+)", text):
