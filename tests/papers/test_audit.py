@@ -183,3 +183,12 @@ def test_a_table_without_averages_is_refused():
     with pytest.raises(ValueError, match="no averages in table 7; there are: 2, 3, 4, 5, 6"):
         published.digits(7)
     assert isinstance(published.table("ruler_tasks"), pd.DataFrame)
+
+
+def test_the_paper_has_its_six_mixers_however_many_the_book_has(monkeypatch):
+    """Readings of the paper's text counted the mixers of the package: a seventh broke them all."""
+    before = audit_text.sentences()
+    monkeypatch.setattr(REGISTERED, "classes", REGISTERED._load() | {"one_more": REGISTERED["gla"]})
+    after = audit_text.sentences()
+    assert len(REGISTERED) > len(MIXERS) and MIXERS == ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
+    pd.testing.assert_frame_equal(before, after)
