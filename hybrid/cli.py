@@ -6,7 +6,7 @@ import ast
 import os
 import re
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -302,7 +302,7 @@ def _explained(error: ArgumentError) -> str:
         allowed = [field.name for field in fields(getattr(config, part[1]))]
     elif name := re.search(r"'train' does not accept option '([\w.]+)|arguments: --(\w+\.[\w.]+)", text):
         place = (name[1] or name[2]).rpartition(".")[0]
-        options = [action.dest for action in _train_parser()._actions]
+        options = [action.dest for action in _train_parser()._actions if action.default != SUPPRESS]
         allowed = [option for option in options if option.rpartition(".")[0] == place]
     else:
         return text

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid import cli
-from hybrid.config import MIXERS, LinearConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import MIXERS, AttentionConfig, LinearConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.runs import runner
 from hybrid.runs.store import Result
 
@@ -45,12 +45,12 @@ def printed(*words) -> str:
 
 
 def flags(values: dict, place: str = "--") -> list[str]:
-    """One flag for every field that is one value or a list."""
+    """One flag for every field that is one value or a list; null is the default of all but `rotary`."""
     words = []
     for name, value in values.items():
         if isinstance(value, dict):
             words += flags(value, f"{place}{name}.")
-        else:
+        elif value is not None or name == "rotary":
             words += [place + name, value if isinstance(value, str) else json.dumps(value)]
     return words
 
@@ -60,8 +60,7 @@ def test_flags_say_the_run():
         "--model.layout LLLF --model.linear.mixer gla --model.hidden_size 64 --model.attention.rotary null"
     )
     words += " --task.seq_len 64 --task.pairs [1,2] --train.steps 500 --train.lr 1e-3 --seed 3"
-    model = ModelConfig("LLLF", "gla", hidden_size=64)
-    model = ModelConfig("LLLF", "gla", type(model.attention)(rotary=None), hidden_size=64)
+    model = ModelConfig("LLLF", "gla", AttentionConfig(rotary=None), hidden_size=64)
     expected = RunSpec(model, TaskConfig(seq_len=64, pairs=(1, 2)), TrainConfig(steps=500, lr=1e-3), 3)
     (spec,) = trained(*words.split())
     assert spec == expected and spec.run_id == expected.run_id
@@ -135,11 +134,14 @@ def test_a_part_that_no_block_holds_is_dropped():
             "--model.layout L --model.linear.mixer glas",
             "unknown mixer 'glas'; allowed: deltanet, gated_deltanet",
         ),
-        ("--model.layout F --model.linear.num_heads many", "Got value: many|Given value: many"),
-        ("--model.layout F --model.linear.heads 3", "'heads' is not accepted; allowed: mixer, num_heads,"),
+        (
+            "--model.layout F --model.linear.num_heads many",
+            "\"num_heads\": Expected a <class 'int'>|Given value: many",
+        ),
+        ("--model.layout F --model.linear.heads 3", "'heads' is not accepted|; allowed: mixer, num_heads,"),
         (
             "--model.layout F --model.attention.rotary.theeta 3",
-            "'theeta' is not accepted; allowed: theta, str",
+            "'theeta' is not accepted|; allowed: theta, stretch",
         ),
         ("--model.layout F --train.steps 0", "steps must be a whole number of at least 1; got 0"),
         ("--model.layout F --train.steps some", "\"train.steps\": Expected a <class 'int'>. Got value: some"),
@@ -148,14 +150,14 @@ def test_a_part_that_no_block_holds_is_dropped():
         ("--model.layout F --task.packing tight", "unknown packing 'tight'; allowed: stream, document"),
         ("--model.layout F --seed -1", "seed must be a whole number from 0; got -1"),
         ("--config nowhere.yaml", "nowhere.yaml"),
-        ("--spec nowhere.json", "nowhere.json"),
+        ("--spec nowhere.json", "No such file or directory: 'nowhere.json'"),
         ("--spec nowhere.json --model.layout F", "got --spec nowhere.json"),
         ("--spec nowhere.json --seed 1", "got --spec nowhere.json"),
     ],
 )
 def test_what_is_no_run_is_refused_on_one_line(words, named, capsys):
     line = refused(capsys, *words.split())
-    assert line.startswith("error: ") and any(part in line for part in named.split("|"))
+    assert line.startswith("error: ") and all(part in line for part in named.split("|"))
 
 
 @pytest.mark.parametrize(
@@ -165,14 +167,15 @@ def test_what_is_no_run_is_refused_on_one_line(words, named, capsys):
         ("a few words", "a few words"),
         ("model: {layout: F, hiden_size: 3}", "'model.hiden_size'; allowed: model.layout, model.linear,"),
         ("model: {layout: F}\nsteps: 3", "'steps'; allowed: config, spec, devices,"),
-        ("model: {layout: F, attention: {heads: 3}}", "'heads' is not accepted; allowed: num_heads,"),
+        ("model: {layout: F, attention: {heads: 3}}", "'heads' is not accepted|; allowed: num_heads,"),
         ("train: {steps: 5}", "--model.layout"),
         ("model: {layout: F}\ntrain: {lr: -1}", "lr must be positive; got -1.0"),
     ],
 )
 def test_a_bad_yaml_file_is_refused_on_one_line(text, named, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(text)
-    assert named in refused(capsys, "--config", tmp_path / "run.yaml")
+    line = refused(capsys, "--config", tmp_path / "run.yaml")
+    assert all(part in line for part in named.split("|"))
 
 
 def test_a_file_of_fields_beside_a_spec_is_refused(tmp_path, capsys):
