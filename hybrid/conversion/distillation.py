@@ -15,7 +15,9 @@ from torch import Tensor
 
 from hybrid.checkpoints.checkpoint import CheckpointSpec, fetch, fingerprint, load, save
 from hybrid.config import RunSpec
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, of_mixer
+from hybrid.conversion.carry_over import of_mixer
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage
 from hybrid.data.module import TaskData, vocab_size
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM

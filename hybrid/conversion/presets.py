@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hybrid.checkpoints.checkpoint import CheckpointSpec
 from hybrid.config import RunSpec, TrainConfig
 from hybrid.config.layout import Layout
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Stage
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage
 from hybrid.data.passkeys import Passkeys
 
 

@@ -20,8 +20,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "run": Kind("hybrid.config:RunSpec", "hybrid.training.fit:fit"),
-    "align": Kind("hybrid.conversion.conversion:AlignSpec", "hybrid.conversion.distillation:align"),
-    "hybrid": Kind("hybrid.conversion.conversion:HybridSpec", "hybrid.conversion.distillation:convert"),
+    "align": Kind("hybrid.conversion.specs:AlignSpec", "hybrid.conversion.distillation:align"),
+    "hybrid": Kind("hybrid.conversion.specs:HybridSpec", "hybrid.conversion.distillation:convert"),
     "checkpoint": Kind(
         "hybrid.checkpoints.checkpoint:CheckpointSpec", "hybrid.conversion.distillation:measure"
     ),

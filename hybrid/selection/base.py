@@ -13,7 +13,8 @@ from pathlib import Path
 
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Choice, Spec
-from hybrid.conversion.conversion import AlignSpec, Morphable
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hybrid.checkpoints.checkpoint import save
-from hybrid.conversion.conversion import Morphable
 from hybrid.conversion.distillation import LitFinetune, after_stage, aligned, device, stage_tokens
+from hybrid.conversion.morphable import Morphable
 from hybrid.data.module import TaskData
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.runs import provenance

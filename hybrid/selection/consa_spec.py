@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Spec
-from hybrid.conversion.conversion import AlignSpec, Stage
+from hybrid.conversion.specs import AlignSpec, Stage
 from hybrid.data.passkeys import Passkeys
 from hybrid.selection.masks import kept
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import TrainConfig
-from hybrid.conversion.conversion import Morphable
+from hybrid.conversion.morphable import Morphable
 from hybrid.data import suite
 from hybrid.data.module import TaskData, stream
 from hybrid.data.recall import IGNORED

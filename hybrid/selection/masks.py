@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config import ModelConfig, WindowConfig
-from hybrid.conversion.conversion import Morphable
+from hybrid.conversion.morphable import Morphable
 from hybrid.kernels import softmax_attention
 from hybrid.mixers.attention import Attention
 from hybrid.models.hybrid_lm import HybridLM

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from hybrid.config import AttentionConfig, MLPConfig, ModelConfig, TaskConfig, TrainConfig
-from hybrid.conversion.conversion import Morphable
+from hybrid.conversion.morphable import Morphable
 from hybrid.data.corpus import text_vocab
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys

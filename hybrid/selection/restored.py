@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hybrid.config.layout import Layout
-from hybrid.conversion.conversion import Stage
 from hybrid.conversion.distillation import LitDistill
+from hybrid.conversion.specs import Stage
 from hybrid.data.module import TaskData
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets

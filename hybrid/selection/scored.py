@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hybrid.config.layout import Layout
-from hybrid.conversion.conversion import Mixed, Morphable
 from hybrid.conversion.distillation import output_errors
+from hybrid.conversion.morphable import Mixed, Morphable
 from hybrid.data.module import TaskData
 from hybrid.data.suite import NEEDLES
 from hybrid.selection.base import Problem, Selection, Selector, by_scores, check_budgets

@@ -36,8 +36,9 @@ from hybrid.config import (
     WindowConfig,
 )
 from hybrid.config.files import home, write_atomically
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage
 from hybrid.conversion.distillation import LitAlign, LitDistill, LitFinetune
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage
 from hybrid.data.corpus import text_vocab
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys

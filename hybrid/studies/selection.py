@@ -8,7 +8,7 @@ from dataclasses import replace
 from hybrid.config import RunSpec
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Spec
-from hybrid.conversion.conversion import AlignSpec, HybridSpec
+from hybrid.conversion.specs import AlignSpec, HybridSpec
 from hybrid.runs.store import Store
 from hybrid.selection.base import Selector, SelectSpec
 from hybrid.selection.consa_spec import UNITS, ConsaSpec

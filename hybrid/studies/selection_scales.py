@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybrid.config import TrainConfig
-from hybrid.conversion.conversion import Stage
+from hybrid.conversion.specs import Stage
 from hybrid.data.passkeys import Passkeys
 from hybrid.selection.flashmorph import GATES
 

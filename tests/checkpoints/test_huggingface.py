@@ -16,7 +16,8 @@ from hybrid.checkpoints.checkpoint import CheckpointSpec, load, save
 from hybrid.checkpoints.huggingface import FAMILIES, from_huggingface
 from hybrid.config import TaskConfig, TrainConfig
 from hybrid.conversion import distillation
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, student_config
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage, student_config
 from hybrid.data.corpus import load_corpus, text_vocab
 from hybrid.data.module import TaskData
 from hybrid.models import cost

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hybrid.config import RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import Layout
 from hybrid.config.specs import Choice, Spec
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Stage
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage
 from hybrid.runs import trainers
 from hybrid.runs.versions import ROOMS
 from hybrid.selection import Restoration

@@ -12,8 +12,10 @@ from torch.distributions import Categorical, kl_divergence
 from hybrid.checkpoints.checkpoint import load
 from hybrid.config import MIXERS, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.conversion import distillation
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, carry_over, student_config
+from hybrid.conversion.carry_over import carry_over
 from hybrid.conversion.distillation import LitAlign, LitDistill, LitFinetune, aligned, convert
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage, student_config
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM

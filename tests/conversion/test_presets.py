@@ -7,9 +7,10 @@ import torch
 from flat import flat_config
 
 from hybrid.config import RunSpec, TaskConfig, TrainConfig
-from hybrid.conversion.conversion import AlignSpec, HybridSpec, Morphable, Stage, student_config
 from hybrid.conversion.distillation import LitAlign, LitDistill, LitFinetune, convert, stage_tokens
+from hybrid.conversion.morphable import Morphable
 from hybrid.conversion.presets import PRESETS
+from hybrid.conversion.specs import AlignSpec, HybridSpec, Stage, student_config
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.runs import trainers

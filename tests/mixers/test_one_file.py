@@ -26,7 +26,8 @@ from hybrid.config import (
     TrainConfig,
 )
 from hybrid.config.registry import Registry
-from hybrid.conversion.conversion import carry_over, student_config
+from hybrid.conversion.carry_over import carry_over
+from hybrid.conversion.specs import student_config
 from hybrid.figures.stack import stack
 from hybrid.kernels import gated_outer
 from hybrid.mixers.base import LinearMixer, Look, mixer

@@ -8,7 +8,7 @@ from torch import nn
 
 from hybrid.config import EXPERTS, MIXERS, ExpertsConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import LETTERS
-from hybrid.conversion.conversion import Morphable
+from hybrid.conversion.morphable import Morphable
 from hybrid.figures.stack import stack
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.models.mlps import Experts

@@ -190,5 +190,13 @@ def test_the_paper_has_its_six_mixers_however_many_the_book_has(monkeypatch):
     before = audit_text.sentences()
     monkeypatch.setattr(REGISTERED, "classes", REGISTERED._load() | {"one_more": REGISTERED["gla"]})
     after = audit_text.sentences()
-    assert len(REGISTERED) > len(MIXERS) and MIXERS == ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
+    assert len(REGISTERED) > len(MIXERS)
+    assert MIXERS == (
+        "hgrn",
+        "retnet",
+        "gla",
+        "hgrn2",
+        "deltanet",
+        "gated_deltanet",
+    )
     pd.testing.assert_frame_equal(before, after)

@@ -8,8 +8,9 @@ import torch
 from tiny_problem import PASSKEYS, TASK, config, text
 
 from hybrid.config import AttentionConfig, RunSpec, TrainConfig
-from hybrid.conversion.conversion import AlignSpec, Morphable, Stage
 from hybrid.conversion.distillation import device
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec, Stage
 from hybrid.data.module import TaskData
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection import consa as module

@@ -10,8 +10,9 @@ from flat import flat_config
 
 from hybrid.config import RunSpec, TrainConfig
 from hybrid.config.layout import Layout
-from hybrid.conversion.conversion import AlignSpec, Morphable
 from hybrid.conversion.distillation import output_errors
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.models.hybrid_lm import HybridLM

@@ -8,7 +8,7 @@ from flat import flat_config
 from torch import nn
 
 from hybrid.config import RunSpec, TaskConfig, TrainConfig
-from hybrid.conversion.conversion import AlignSpec, Stage
+from hybrid.conversion.specs import AlignSpec, Stage
 from hybrid.models.hybrid_lm import row_mean_loss
 from hybrid.selection.consa_spec import ConsaSpec
 from hybrid.selection.hard_concrete import exceeds, mean

@@ -6,8 +6,8 @@ from flat import flat_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.conversion.conversion import Morphable
 from hybrid.conversion.distillation import device
+from hybrid.conversion.morphable import Morphable
 from hybrid.models.hybrid_lm import HybridLM
 from hybrid.selection.masks import LinearMasks, MaskedAttention, WindowMasks, highest, interleaved, kept
 

@@ -7,8 +7,8 @@ import torch
 from tiny_problem import TRAIN, Counter, planted, problem, reads_back, same, text, weights
 
 from hybrid.config.layout import Layout
-from hybrid.conversion.conversion import Stage
 from hybrid.conversion.distillation import LitDistill, device
+from hybrid.conversion.specs import Stage
 from hybrid.data.module import TaskData
 from hybrid.selection.restored import Restoration, divergence
 from hybrid.training.loop import learning_rate_factor

@@ -6,8 +6,9 @@ from flat import flat_config
 from torch import nn
 
 from hybrid.config import ModelConfig, RunSpec, TaskConfig, TrainConfig
-from hybrid.conversion.conversion import AlignSpec, Morphable
 from hybrid.conversion.distillation import device
+from hybrid.conversion.morphable import Morphable
+from hybrid.conversion.specs import AlignSpec
 from hybrid.data import module
 from hybrid.data.corpus import Corpus, vocab_size
 from hybrid.data.module import TaskData

@@ -6,8 +6,8 @@ import pytest
 
 from hybrid.claims import selection as observations
 from hybrid.conversion import distillation
-from hybrid.conversion.conversion import HybridSpec
 from hybrid.conversion.distillation import aligned
+from hybrid.conversion.specs import HybridSpec
 from hybrid.data.module import TaskData
 from hybrid.data.passkeys import Passkeys
 from hybrid.runs import runner, tables, trainers
