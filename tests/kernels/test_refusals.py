@@ -84,12 +84,12 @@ def test_a_decay_that_grows_is_named(kernel, shape, backend, dtype, above, data)
 
 @each_kernel
 @pytest.mark.parametrize("name", ["q", "k", "v", "beta", "log_decay", "state"])
-def test_a_missing_axis_is_named(kernel, name):
+def test_an_axis_too_many_is_named(kernel, name):
     inputs = make(kernel, **SHAPE, dtype=torch.float32)
     name = "x" if name not in inputs else name
     if name in inputs:
         with pytest.raises(ValueError, match=rf"{name} must have shape \(.*\); got \(2,"):
-            KERNELS[kernel](**inputs | {name: inputs[name].flatten(1)})
+            KERNELS[kernel](**inputs | {name: inputs[name].unsqueeze(-1)})
 
 
 def test_a_kernel_without_a_fused_body_runs_as_chunks_on_a_gpu(monkeypatch):
