@@ -178,8 +178,8 @@ def _evaluate(args: Namespace) -> int:
     return 0
 
 
-def _train_parser() -> ArgumentParser:
-    """The options of `train`: the fields of a run, from flags or a YAML file, and where it is trained."""
+def _train_parser(whole: bool = True) -> ArgumentParser:
+    """The options of `train`: where it trains, and if `whole` the fields of a run, as flags or YAML."""
     set_parsing_settings(subclasses_enabled=[config.Layout])
     register_type(config.Layout, str, config.Layout.parse)
     train = ArgumentParser(exit_on_error=False)
@@ -192,6 +192,8 @@ def _train_parser() -> ArgumentParser:
         "--weights", help="new folder for the trained model; trains it even if its result is stored"
     )
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    if not whole:
+        return train
     train.add_class_arguments(config.RunSpec)
     help_of = _help_of_fields()
     for action in train._actions:
@@ -212,8 +214,9 @@ def _help_of_fields() -> dict[str, str]:
     }
 
 
-def parser() -> ArgumentParser:
-    """The whole command line; its help is the documentation of every command."""
+def parser(whole: bool = True) -> ArgumentParser:
+    """The command line; its help is the documentation of every command. If not `whole`, `train` is without
+    the fields of a run, whose defaults bring PyTorch along."""
     top = ArgumentParser(
         prog="python -m hybrid", description="Hybrid linear attention, the book", exit_on_error=False
     )
@@ -225,7 +228,7 @@ def parser() -> ArgumentParser:
         commands.add_subcommand(name, sub, help=text)
         return sub
 
-    command("train", "train one run, or the work of a spec, and store its result", _train_parser())
+    command("train", "train one run, or the work of a spec, and store its result", _train_parser(whole))
 
     runs = command("runs", "train what is missing of a study and print its table")
     runs.add_argument("--workers", type=int, help="runs side by side; null: what fits")
@@ -330,8 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     A run that diverged has a stored result, which says so, and ends with status 0. Exit status 1 is that
     of ``golden`` where a number differs.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        args = parser().parse_args(argv)
+        args = parser(whole="train" in argv).parse_args(argv)
     except ArgumentError as error:
         print(f"error: {_explained(error)}", file=sys.stderr)
         return 2

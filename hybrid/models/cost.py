@@ -144,24 +144,30 @@ def _memory(config: ModelConfig, length: int, dtype_bytes: int) -> tuple[int, in
         raise ValueError(f"dtype_bytes must be one of {allowed}; got {dtype_bytes!r}")
     dtype = BY_BYTES[dtype_bytes]
     model, known, totals = outline(config, dtype), {}, [0, 0]
-    x = torch.empty(1, length, config.hidden_size, dtype=dtype, device="meta")
+    text = torch.empty(1, length, config.hidden_size, dtype=dtype, device="meta")
     heads = (config.window and config.window.full_heads) or [()] * config.depth
     for index, (block, shared) in enumerate(zip(model.model.layers, model.model.shared(), strict=True)):
         kind = config.layout.letters[index], heads[index]
         if kind not in known:
-            known[kind] = _bytes_of(block, x, shared)
+            known[kind] = _bytes_of(block, text, shared)
         totals = [total + more for total, more in zip(totals, known[kind], strict=True)]
     return tuple(totals)
 
 
-def _bytes_of(block: Block, x: Tensor, shared: dict[str, Tensor]) -> tuple[int, int]:
+def _bytes_of(block: Block, text: Tensor, shared: dict[str, Tensor]) -> tuple[int, int]:
     if block.attn is None:
         return 0, 0
-    _, state = block.attn(x, None, **shared)
-    found = {cached: [] for cached in (False, True)}
-    for tensor, cached in _tensors(state):
-        found[cached].append(tensor.numel() * tensor.element_size())
-    return sum(found[False]), sum(found[True])
+
+    def after(tokens: int) -> tuple[int, int]:
+        _, state = block.attn(text[:, :tokens], None, **shared)
+        found = {cached: [] for cached in (False, True)}
+        for tensor, cached in _tensors(state):
+            found[cached].append(tensor.numel() * tensor.element_size())
+        return sum(found[False]), sum(found[True])
+
+    # What a second token does not make larger no token does: most of a long text need not be read.
+    one, two = after(1), after(2)
+    return one if one == two else after(text.shape[1])
 
 
 def _tensors(state, cached: bool = False) -> Iterator[tuple[Tensor, bool]]:

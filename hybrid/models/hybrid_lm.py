@@ -52,7 +52,9 @@ class HybridLM(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.model.embeddings.weight
-        self.reset_parameters()
+        # On the meta device there is nothing to draw, and trying takes most of the time.
+        if not self.lm_head.weight.is_meta:
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
