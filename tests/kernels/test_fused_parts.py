@@ -7,14 +7,20 @@ import copy
 import pytest
 import torch
 from cases import assert_close
+from flat import flat_config
 
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.norms import GatedRMSNorm, RMSNorm, l2_norm
-from hybrid.models.hybrid_lm import IGNORED, MLP, row_mean_loss
+from hybrid.models.hybrid_lm import IGNORED, row_mean_loss
+from hybrid.models.mlps import SwiGLU
 
 ON_A_GPU = torch.cuda.is_available()
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2} if ON_A_GPU else {torch.float32: 1e-4}
 each_type = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+def mlp(inner: int) -> SwiGLU:
+    return SwiGLU(flat_config("m", hidden_size=8, mlp_size=inner))
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +72,7 @@ def test_short_convolution(fused_device, dtype, silu, width, length):
 @each_type
 def test_swiglu(fused_device, dtype):
     with torch.autocast(fused_device, dtype, enabled=dtype != torch.float32):
-        compare(lambda mlp, x: mlp(x), MLP(8, 19), [torch.randn(2, 5, 8)], dtype, fused_device)
+        compare(lambda mlp, x: mlp(x)[0], mlp(19), [torch.randn(2, 5, 8)], dtype, fused_device)
 
 
 @each_type
@@ -90,5 +96,5 @@ def test_the_fused_parts_are_what_runs(fused_device, monkeypatch):
         monkeypatch.setattr(fused_parts, name, lambda *a, n=name, f=body: ran.append(n) or f(*a))
     x = torch.randn(1, 3, 8, device=fused_device)
     RMSNorm(8, 1e-6).to(x)(x), GatedRMSNorm(8, 1e-6).to(x)(x, x), l2_norm(x)
-    ShortConv(8, 2).to(x)(x), MLP(8, 8).to(x)(x), row_mean_loss(x, torch.ones_like(x[..., 0]).long())
+    ShortConv(8, 2).to(x)(x), mlp(8).to(x)(x), row_mean_loss(x, torch.ones_like(x[..., 0]).long())
     assert ran == ["rms_norm", "gated_rms_norm", "l2_norm", "short_conv", "swiglu", "cross_entropy"]

@@ -97,7 +97,7 @@ def test_the_table_holds_the_spec_the_metrics_and_the_evidence():
             spec(seed=3, layout="LLLF", lr=2e-3, conv=4),
             metrics={"recall": 0.25, "parameters": 1234, "recall_by": [{"pairs": 4, "accuracy": 0.25}]},
             provenance={
-                "rooms": {"models": 1, "data": 1, "training": 1},
+                "rooms": versions.today(("models", "data", "training")),
                 "device": "CPU",
                 "seconds": 2.0,
                 "precision": "32-true",
@@ -131,7 +131,14 @@ def test_the_table_holds_the_spec_the_metrics_and_the_evidence():
     assert {name: row.get(name, "absent") for name in expected} == expected
     assert "recall_by" not in row and "versions" not in row
     stored = json.loads(Store().path(spec(seed=3, layout="LLLF", lr=2e-3, conv=4)).read_text())["spec"]
-    assert {name for part in stored.values() if isinstance(part, dict) for name in part} <= set(row)
+    parts = [part for part in stored.values() if isinstance(part, dict)]
+    assert {name for part in parts for name, value in part.items() if not isinstance(value, dict)} <= set(row)
+    # A part inside the model gives a column to each of its fields, under its own name.
+    assert (row["linear_mixer"], row["attention_num_heads"], row["mlp_kind"]) == (
+        "gated_deltanet",
+        2,
+        "swiglu",
+    )
 
 
 def test_long_tables_have_a_row_an_entry():
@@ -163,7 +170,8 @@ def test_a_failed_run_is_kept_shown_and_trained_again_only_on_request():
 
 
 def test_a_result_of_another_version_is_kept_and_marked(monkeypatch):
-    monkeypatch.setitem(versions.HISTORY, "data", ("first", "other words"))
+    first = {room: ("first",) for room in versions.ROOMS}
+    monkeypatch.setattr(versions, "HISTORY", first | {"data": ("first", "other words")})
     now = {"models": 1, "data": 2, "training": 1}
     facts = {"commit": "c0ffee", "dirty": True, "device": "a GPU", "versions": {"torch": "0"}, "date": "1970"}
     made = [
@@ -186,10 +194,10 @@ def test_a_result_of_another_version_is_kept_and_marked(monkeypatch):
 
 def test_a_checkpoint_of_another_version_is_not_resumed(monkeypatch):
     folder = runner.work_folder(spec(seed=1))
-    assert folder.name == "models1-data1-training1"
+    assert folder.name == versions.tag(("models", "data", "training"))
     folder.mkdir(parents=True)
     (folder / "last.ckpt").write_text("4")
-    monkeypatch.setitem(versions.HISTORY, "training", ("first", "another optimiser"))
+    monkeypatch.setitem(versions.HISTORY, "training", (*versions.HISTORY["training"], "another optimiser"))
     runner.train_one(spec(seed=1), fake.train_in_steps)
     assert [line[2] for line in logged()] == ["0"]
 
@@ -348,9 +356,9 @@ def test_runs_a_gpu_allow_for_all_that_the_backward_pass_keeps(mixer):
     from hybrid.models.hybrid_lm import HybridLM
 
     layout = "FF" if mixer == "full" else "LL"
-    small = flat_config(layout, "gla" if mixer == "full" else mixer, 768, 256, 768, attn_heads=4, conv=4)
-    if mixer not in ("full", "hgrn"):
-        small = replace(small, num_heads=4, head_k_dim=64, head_v_dim=64)
+    heads = {} if mixer == "full" else MIXERS[mixer].heads_like(4, 64)
+    widths = {"vocab_size": 768, "hidden_size": 256, "mlp_size": 768, "attn_heads": 4}
+    small = flat_config(layout, "gla" if mixer == "full" else mixer, conv=4, **widths, **heads)
     model, kept = HybridLM(small), {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 

@@ -18,7 +18,7 @@ MAKER = """
 import sys, time
 from pathlib import Path
 from hybrid.runs.kept_weights import kept
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_weights import SPEC
 
 def make(folder, checkpoints):
@@ -42,7 +42,9 @@ def start(tmp_path, monkeypatch):
 
     def process(seconds: float) -> subprocess.Popen:
         here = os.path.dirname(__file__)
-        code = MAKER.format(here=here, log=str(tmp_path / "log"), seconds=seconds)
+        code = MAKER.format(
+            here=here, tests=os.path.dirname(here), log=str(tmp_path / "log"), seconds=seconds
+        )
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
     return process
@@ -93,7 +95,7 @@ def test_weights_that_cannot_be_made_are_tried_again(tmp_path, monkeypatch):
 def test_weights_of_another_version_are_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRID_CACHE", str(tmp_path))
     old = kept(SPEC, lambda folder, checkpoints: folder.mkdir())
-    assert old.name == f"{SPEC.run_id}-models1-data1-training1"
-    monkeypatch.setitem(versions.HISTORY, "models", ("first", "another gate"))
+    assert old.name == f"{SPEC.run_id}-{versions.tag(SPEC.rooms)}"
+    monkeypatch.setitem(versions.HISTORY, "models", (*versions.HISTORY["models"], "another gate"))
     new = kept(SPEC, lambda folder, checkpoints: folder.mkdir())
-    assert new.name == f"{SPEC.run_id}-models2-data1-training1" and old.exists()
+    assert new != old and new.name == f"{SPEC.run_id}-{versions.tag(SPEC.rooms)}" and old.exists()

@@ -150,10 +150,9 @@ def test_arms_without_learnt_masks_train_as_long(monkeypatch, changes, layout, h
     spy = Spy(monkeypatch)
     result = consa(replace(SPEC, **changes), progress=False)
     assert [str(lit.model.config.layout) for lit in spy.modules] == [layout] * 2
-    assert (
-        spy.modules[1].model is spy.modules[0].model
-        and spy.modules[1].model.config.window.full_heads == heads
-    )
+    model = spy.modules[1].model
+    assert model is spy.modules[0].model
+    assert (model.config.window and model.config.window.full_heads) == heads
     assert [lit.config.steps for lit in spy.modules] == [4, 2]
     assert result.provenance["tokens"] == 6 * 3 * 64
     assert {row["alpha"] for row in result.metrics["masks"]} == {None}

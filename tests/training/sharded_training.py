@@ -1,8 +1,11 @@
 """`sharded_training.py FOLDER STEP`: a sharded run on two CPU processes, ended at that step."""
 
 import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(1, str(Path(__file__).parents[1]))
 import test_training
 
 with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from flat import flat_config
 
-from hybrid.config import RunSpec, TaskConfig, TrainConfig
+from hybrid.config import LinearConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.data import module
 from hybrid.runs.runner import work_folder
 from hybrid.training import fit as fitting
@@ -164,7 +164,7 @@ def train_on_two_processes(spec, folder, strategy) -> dict:
 @pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("fsdp", 2)])
 def test_two_processes_give_the_same_run(tmp_path, strategy, accumulate):
     """Two CPU processes share out the batch, and under FSDP the model, so the run is the one-process run."""
-    both = spec(accumulate=accumulate, mixer="hgrn", num_heads=None, head_k_dim=None, head_v_dim=None)
+    both = spec(accumulate=accumulate, linear=LinearConfig("hgrn"))
     stored = train_on_two_processes(both, tmp_path, strategy)
     alone = fit(both, progress=False)
     assert stored["provenance"]["devices"] == 2
