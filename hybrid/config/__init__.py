@@ -17,7 +17,7 @@ from hybrid.config.model import (
 )
 from hybrid.config.registry import EXPERTS, MIXERS, MLPS
 from hybrid.config.run import RunSpec
-from hybrid.config.task import TaskConfig
+from hybrid.config.task import LessonConfig, TaskConfig
 from hybrid.config.train import DECAYS, PRECISIONS, TrainConfig
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "AttentionConfig",
     "ExpertsConfig",
     "Layout",
+    "LessonConfig",
     "LinearConfig",
     "MLPConfig",
     "ModelConfig",

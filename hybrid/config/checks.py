@@ -26,6 +26,13 @@ def floats(config) -> None:
         object.__setattr__(config, field.name, float(value))
 
 
+def flags(config, *names: str) -> None:
+    """Refuse any named field that is neither True nor False."""
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} must be True or False; got {getattr(config, name)!r}")
+
+
 def above_zero(config, *names: str) -> None:
     """Refuse any named real field that is zero or negative; None passes."""
     for name in names:

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid.config.checks import floats, numbers, positive, share
 
 PACKINGS = ("stream", "document")
+
+
+@dataclass(frozen=True)
+class LessonConfig:
+    """What the first steps train on in place of the task's own lengths and loads: short sequences, of which a
+    step holds more, so that its tokens stay as many."""
+
+    share: float
+    """Share of the steps."""
+    seq_len: int
+    """Tokens of a sequence; divides the task's."""
+    pairs: tuple[int, ...]
+    """Loads, as `TaskConfig.pairs`."""
+    queries: int | None = None
+    """Questions a sequence asks, as `TaskConfig.queries`."""
+
+    def __post_init__(self) -> None:
+        floats(self)
+        share(self, "share")
+        positive(self, "seq_len")
+        object.__setattr__(self, "pairs", numbers(self, "pairs"))
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,8 @@ class TaskConfig:
     """Questions a training sequence asks: None asks each key once, as published; a number asks that
     often, with repetition, and shows the value after each question, which speeds up learning.
     Recall is always measured in the published form."""
+    lesson: LessonConfig | None = None
+    """Short sequences first; None: every step trains on the same lengths and loads."""
     suite_fraction: float = 0.0
     """Share of the recall sequences that are tasks of `hybrid.data.suite`, all thirteen equally often;
     the others are multi-query associative recall."""
@@ -51,7 +74,7 @@ class TaskConfig:
     eval_lengths: tuple[int, ...] = (128, 256)
     """Lengths, in tokens, at which recall is measured."""
     eval_sequences: int = 256
-    """Sequences behind each measured number."""
+    """Sequences behind each measured number; at lengths above `seq_len` as many as hold the same tokens."""
 
     def __post_init__(self) -> None:
         floats(self)
@@ -93,6 +116,22 @@ class TaskConfig:
                     f"eval_pairs must hold a load of at most {self.home // 4}, a quarter of the {self.home} "
                     f"tokens at which a task is summed up; got {self.eval_pairs}"
                 )
+
+        if self.lesson is not None:
+            if self.seq_len % self.lesson.seq_len or self.lesson.seq_len == self.seq_len:
+                raise ValueError(
+                    f"lesson.seq_len must be below seq_len {self.seq_len} and divide it; "
+                    f"got {self.lesson.seq_len}"
+                )
+            try:
+                self.first()
+            except ValueError as error:
+                raise ValueError(f"lesson: {error}") from error
+
+    def first(self) -> TaskConfig:
+        """The task of the first steps, where there is a lesson."""
+        lesson = self.lesson
+        return replace(self, seq_len=lesson.seq_len, pairs=lesson.pairs, queries=lesson.queries, lesson=None)
 
     @property
     def home(self) -> int:

@@ -83,9 +83,14 @@ class TaskData(LightningDataModule):
         return {name: rows[share::shares] for name, rows in self._step(step).items()}
 
     def _step(self, step: int) -> dict[str, torch.Tensor]:
-        """All rows of an optimiser step, recall first. Where `recall_fraction` is no whole number of
-        rows, the step draws whether it rounds up or down; each recall row draws its load, or its task."""
+        """All rows of an optimiser step, recall first; in a lesson, more and shorter ones.
+
+        Where `recall_fraction` is no whole number of rows, the step draws whether it rounds up or down; each
+        recall row draws its load, or its task."""
         task, rows = self.task, self.train.batch_size
+        if task.lesson is not None and step < round(task.lesson.share * self.train.steps):
+            task = task.first()
+            rows *= self.task.seq_len // task.seq_len
         rng = stream(self.seed, "train", step)
         recall_rows = int(task.recall_fraction * rows + rng.random())
         suite_rows = int(task.suite_fraction * recall_rows + rng.random()) if task.has_suite else 0
@@ -106,7 +111,8 @@ class TaskData(LightningDataModule):
             begins, held = self._held
             drawn = rng.integers(held[-1], size=rows - recall_rows)
             span = np.searchsorted(held, drawn, side="right")
-            parts.append(self._text(self.corpus.train, begins[span] + drawn - np.append(0, held)[span]))
+            starts = begins[span] + drawn - np.append(0, held)[span]
+            parts.append(self._text(self.corpus.train, starts, task.seq_len))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @functools.cached_property
@@ -145,7 +151,7 @@ class TaskData(LightningDataModule):
         held = (len(self.corpus.valid) - 1) // length
         count = min(sequences or self.task.eval_sequences, held)
         for chosen in _chunks(self._spread(count, held) * length, self.rows):
-            yield self._text(self.corpus.valid, chosen)
+            yield self._text(self.corpus.valid, chosen, length)
 
     def last_word_batches(self, sequences: int | None = None) -> Iterator[dict[str, torch.Tensor]]:
         """Windows of the validation text, spread evenly over it, that end with a word they held before
@@ -176,15 +182,17 @@ class TaskData(LightningDataModule):
     def recall_eval_batches(
         self, length: int, pairs: int, sequences: int | None = None
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """The first ``sequences`` (None: all) of `eval_sequences` questions of one length and load.
+        """The first ``sequences`` (None: `eval_sequences`) questions of one length and load; of lengths above
+        the training length about as many tokens.
 
         These batches also hold ``distance`` [B, T], the tokens between a query and its pair.
         Raises ``ValueError`` when the length cannot hold the pairs.
         """
         task = self.task
         rng = stream(EVAL_SEED, self.asked, length, pairs)
+        asked = sequences or task.eval_sequences
         made = mqar(rng, task.eval_sequences, length, pairs, task.recall_vocab)
-        for rows in _chunks(np.arange(task.eval_sequences)[:sequences], self.rows):
+        for rows in _chunks(np.arange(self._as_many_tokens(asked, length)), self.rows):
             inputs, labels, distance = (part[rows] for part in made)
             yield self._recall(inputs, labels) | {"distance": torch.from_numpy(distance)}
 
@@ -193,13 +201,13 @@ class TaskData(LightningDataModule):
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Questions of one task of the suite, one a sequence, at one length.
 
-        The training length gets ``sequences`` (None: `eval_sequences`), another one about as many tokens.
+        The training length gets ``sequences`` (None: `eval_sequences`), a longer one about as many tokens.
         These batches also hold ``skipped`` [B, rules], the accuracy on each row of the rules that skip the
         task (`hybrid.data.floors`), chance first, and ``size`` [B], the symbols of one value of an answer.
         Raises ``ValueError`` naming an unknown task, or when the length is too short for it.
         """
         rng = stream(EVAL_SEED, self.asked, length, *name.encode())
-        left = max(1, (sequences or self.task.eval_sequences) * self.task.seq_len // length)
+        left = self._as_many_tokens(sequences or self.task.eval_sequences, length)
         while left > 0:
             size = min(left, self.rows)
             left -= size
@@ -211,6 +219,10 @@ class TaskData(LightningDataModule):
                 "size": torch.tensor([sample.size for sample in samples]),
             }
 
+    def _as_many_tokens(self, sequences: int, length: int) -> int:
+        """How many sequences of a length above the training length hold as many tokens; at least one."""
+        return max(1, sequences * self.task.seq_len // max(self.task.seq_len, length))
+
     def _symbols(self, text: np.ndarray) -> suite.Symbols:
         return suite.Symbols(text, text_vocab(self.task), self.task.recall_vocab)
 
@@ -218,8 +230,8 @@ class TaskData(LightningDataModule):
         inputs, labels, _ = zip(*map(suite.sequence, samples), strict=True)
         return _batch(np.array(inputs), np.array(labels), recall=True)
 
-    def _text(self, tokens: np.ndarray, starts: np.ndarray) -> dict[str, torch.Tensor]:
-        windows = tokens[starts[:, None] + np.arange(self.task.seq_len + 1)].astype(np.int64)
+    def _text(self, tokens: np.ndarray, starts: np.ndarray, length: int) -> dict[str, torch.Tensor]:
+        windows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
         return _batch(windows[:, :-1], windows[:, 1:], recall=False)
 
     def _recall(self, inputs: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:

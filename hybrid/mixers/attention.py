@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hybrid.config import ModelConfig
 from hybrid.kernels import softmax_attention
-from hybrid.mixers.base import Look, conv_width
+from hybrid.mixers.base import OF_ATTENTION, Carried, Look, conv_width
 from hybrid.mixers.cache import Cache, extended, last
 from hybrid.mixers.conv import ShortConv
 from hybrid.mixers.norms import RMSNorm
@@ -88,6 +88,10 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, heads.qk_norm_eps) if heads.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, heads.qk_norm_eps) if heads.qk_norm else nn.Identity()
         self.o_proj = nn.Linear(q_width, hidden, bias=False)
+
+    def takes_over(self) -> tuple[Carried, ...]:
+        """What it takes over of softmax attention: all projections, as they are (see `LinearMixer`)."""
+        return OF_ATTENTION
 
     def state_flops(self, length: int) -> float:
         """FLOPs a token spends on scores and weighted values, averaged over a text of `length` tokens: 4 for

@@ -35,13 +35,21 @@ class Carried(NamedTuple):
     """The part of the parameter that it fills."""
 
 
+OF_ATTENTION = tuple(
+    Carried(f"{role}_{part}.weight", f"{role}_{part}.weight")
+    for role, parts in (("q", 2), ("k", 2), ("v", 2), ("o", 1))
+    for part in ("proj", "conv1d")[:parts]
+)
+"""The projections of softmax attention and their short convolutions, under their own names."""
+
+
 class LinearMixer(nn.Module):
     """Base of the linear mixers: ``forward(x, state=None) -> (y, state)``, x and y [B, T, hidden].
 
     The state is a nested tuple of tensors and whole numbers; None is "nothing seen yet". Passing a text in
     pieces, with the state of one piece given to the next, equals passing it whole. A mixer whose parameters
-    do not start as every other matrix, norm or bias does draws them in ``draw()``; one with a lower bound on
-    its forget gate takes ``lower_bound`` beside x and state.
+    do not start as every other matrix, norm or bias does draws them in ``draw(slow)``, slow where memories
+    are to start long; one with a lower bound on its forget gate takes ``lower_bound`` beside x and state.
 
     Args:
         config: of the model.
@@ -64,11 +72,7 @@ class LinearMixer(nn.Module):
     """Whether its forget gate has a lower bound, shared by all blocks."""
     fla: ClassVar[Family | None] = None
     """flash-linear-attention's model type, if it has one."""
-    carried: ClassVar[tuple[Carried, ...]] = tuple(
-        Carried(f"{role}_{part}.weight", f"{role}_{part}.weight")
-        for role, parts in (("q", 2), ("k", 2), ("v", 2), ("o", 1))
-        for part in ("proj", "conv1d")[:parts]
-    )
+    carried: ClassVar[tuple[Carried, ...]] = OF_ATTENTION
     """What it takes over from softmax attention whose heads have the shape of its own."""
 
     def __init__(self, config: ModelConfig, heads: Heads | None = None) -> None:

@@ -19,6 +19,7 @@ from hybrid.mixers.norms import GatedRMSNorm, full_precision, l2_norm
 STEP_RANGE = (0.001, 0.1)
 STEP_FLOOR = 1e-4
 RATE_RANGE = (0.0, 16.0)
+SLOW_RATE = 1 / 4
 
 
 def _write(heads: Heads, config: ModelConfig) -> dict:
@@ -85,9 +86,11 @@ class GatedDeltaNet(LinearMixer):
         self.o_proj = nn.Linear(value_width, hidden, bias=False)
 
     @torch.no_grad()
-    def draw(self) -> None:
-        """Draw the decay's start: rates uniform, steps uniform in their logarithm."""
+    def draw(self, slow: bool) -> None:
+        """Draw the decay's start: rates uniform, or slow; steps uniform in their logarithm."""
         self.A_log.uniform_(*RATE_RANGE).log_()
+        if slow:
+            self.A_log.fill_(log(SLOW_RATE))
         low, high = STEP_RANGE
         step = torch.empty_like(self.dt_bias).uniform_(log(low), log(high)).exp().clamp_min(STEP_FLOOR)
         self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))

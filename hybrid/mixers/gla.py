@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,6 +60,12 @@ class GLA(LinearMixer):
         self.v_conv1d = ShortConv(value_width, width, silu=width > 0)
         self.g_norm_swish_gate = GatedRMSNorm(self.heads.v, config.norm_eps)
         self.o_proj = nn.Linear(value_width, hidden, bias=False)
+
+    @torch.no_grad()
+    def draw(self, slow: bool) -> None:
+        """The gate's bias: 0, half of a token left after 16; or 4, where it is slow, after 600."""
+        if slow:
+            self.gk_proj[1].bias.fill_(4.0)
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
         """x [B, T, hidden] -> y [B, T, hidden] and the state after it."""

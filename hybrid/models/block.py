@@ -75,6 +75,14 @@ class Stack(nn.Module):
         if any(self.bounded):
             self.lower_bounds = nn.Parameter(torch.zeros(config.depth, config.hidden_size))
 
+    @torch.no_grad()
+    def draw(self, slow: bool) -> None:
+        """Equal shares, or one of nearly all for the second block: all bounds but the first's are then
+        above 0.9 in stacks of a few blocks."""
+        if any(self.bounded):
+            self.lower_bounds.zero_()
+            self.lower_bounds[1:2].fill_(4.0 if slow else 0.0)
+
     def shared(self) -> list[dict[str, Tensor]]:
         """What the mixer of each block takes beside its input: ``lower_bound`` [hidden] or nothing."""
         if not any(self.bounded):

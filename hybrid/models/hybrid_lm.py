@@ -12,6 +12,7 @@ from hybrid.config import ModelConfig
 from hybrid.kernels import device, fused_parts
 from hybrid.mixers.norms import full_precision
 from hybrid.models.block import Stack
+from hybrid.models.start import draw
 
 IGNORED = -100
 COLDEST = 1e-6
@@ -56,20 +57,9 @@ class HybridLM(nn.Module):
         if not self.lm_head.weight.is_meta:
             self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every parameter anew: matrices, convolutions and embeddings normal with the standard
-        deviation of `start`, norms one, biases and lower bounds zero, decays as their mixer says."""
-        for name, parameter in self.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=self.config.start.std)
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        if any(self.model.bounded):
-            self.model.lower_bounds.zero_()
-        for part in self.model.modules():
-            if hasattr(part, "draw"):
-                part.draw()
+        """Draw every parameter anew, as the config's `StartConfig` says."""
+        draw(self, self.config.start, self.config.depth)
 
     def forward(
         self,

@@ -7,17 +7,18 @@ from importlib import import_module
 from hybrid.config.specs import Spec
 
 STUDIES = {
-    **dict.fromkeys(("grid", "grid_published", "learning_rates"), "grid"),
+    **dict.fromkeys(("recall", "recall_rates"), "grid"),
+    **dict.fromkeys(("mixture", "mixture_published", "mixture_rates"), "grid"),
     **dict.fromkeys(("alignment", "selection", "conversion", "consa", "mask_rates"), "selection"),
 }
 """Name of a study -> the file of this folder that lists its specs, imported when they are asked for: the
 names alone need no PyTorch. What a conversion trains follows from stored selections."""
 
 NEEDED_BY: dict[str, tuple[str, ...]] = {
-    "07_language_modeling": ("grid",),
-    "08_recall": ("grid",),
-    "09_pareto": ("grid",),
-    "10_published_against_ours": ("grid",),
+    "07_language_modeling": ("mixture",),
+    "08_recall": ("recall",),
+    "09_pareto": ("mixture",),
+    "10_published_against_ours": ("mixture",),
     "12_converting_a_transformer": ("alignment",),
     "13_scoring_layers": ("alignment", "selection"),
     "14_flashmorph": ("alignment", "selection"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from hybrid.config import RunSpec
 from hybrid.config.layout import Layout
@@ -11,12 +12,17 @@ from hybrid.studies.scales import ARMS, scale
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
 """The mixers of the grid: the paper's, in its order. That a mixer exists does not put it here."""
+BESIDE = ("mamba2",)
+"""Mixers that the grid of recall holds beside them; no claim of the paper is about them."""
 SWEEP_SEED = 1000
 """Learning rates are compared on this seed, which no reported number uses."""
+FACTORS = (1, 2, 4)
+"""What is compared: these multiples of the grid's common rate."""
 
 
 def grid(
     scale_name: str = "laptop",
+    study: str = "mixture",
     mixers: Sequence[str] = MIXERS,
     ratios: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -24,16 +30,17 @@ def grid(
     depth: int | None = None,
     steps: int | None = None,
 ) -> list[RunSpec]:
-    """The systematic study: pure, hybrid and full models of several mixers, on text and recall at once
-    (arXiv 2507.06457, section 4), seed by seed.
+    """The systematic study: pure, hybrid and full models of several mixers (arXiv 2507.06457, section 4),
+    seed by seed, on what the grid `study` of `SCALES` trains on.
 
     Empty `ratios` and `seeds`, and `depth` and `steps` of ``None``, are the scale's own; each mixer
     has its own learning rate (`Scale.rates`). A full-attention model holds no linear mixer, so it is
     trained once a seed whatever the number of mixers.
-    Raises ``ValueError`` naming an unknown scale, mixer, ratio, seed or arm before anything is trained.
+    Raises ``ValueError`` naming an unknown scale, grid, mixer, ratio, seed or arm before anything is trained.
     """
-    size = scale(scale_name).resized(depth, steps)
-    _listed("mixers", mixers, lambda m: m in MIXERS, ", ".join(MIXERS))
+    size = scale(scale_name, study).resized(depth, steps)
+    known = (*MIXERS, *BESIDE)
+    _listed("mixers", mixers, lambda m: m in known, ", ".join(known))
     seeds = seeds if len(seeds) else size.seeds
     reported = f"whole numbers from 0, but for {SWEEP_SEED}, on which learning rates were chosen"
     _listed("seeds", seeds, lambda s: type(s) is int and 0 <= s != SWEEP_SEED, reported)
@@ -42,17 +49,12 @@ def grid(
     return size.specs(mixers, ratios, seeds, arm)
 
 
-def grid_published(scale_name: str = "laptop") -> list[RunSpec]:
-    """The grid's second arm: each mixer with the convolution of its reference."""
-    return grid(scale_name, arm="published")
-
-
-def learning_rate_sweep(scale_name: str = "laptop") -> list[RunSpec]:
-    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at the
-    scale's common rate and at twice it, on `SWEEP_SEED`."""
-    size = replace(scale(scale_name), rates={})
-    specs = size.specs(MIXERS, ("pure", "full"), (SWEEP_SEED,), "matched")
-    return [s.with_(lr=factor * s.train.lr) for factor in (1, 2) for s in specs]
+def learning_rate_sweep(scale_name: str = "laptop", study: str = "mixture") -> list[RunSpec]:
+    """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at `FACTORS`
+    times the grid's common rate, on `SWEEP_SEED`."""
+    size = replace(scale(scale_name, study), rates={})
+    specs = size.specs((*MIXERS, *BESIDE), ("pure", "full"), (SWEEP_SEED,), "matched")
+    return [s.with_(lr=factor * s.train.lr) for factor in FACTORS for s in specs]
 
 
 def ratio_labels(depth: int) -> dict[str, str]:
@@ -66,10 +68,19 @@ def ratio_labels(depth: int) -> dict[str, str]:
     return {str(Layout.from_ratio(label, depth)): label for label in labels if _fits(label, depth)}
 
 
+STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
+    "recall": partial(grid, study="recall", mixers=(*MIXERS, *BESIDE)),
+    "recall_rates": partial(learning_rate_sweep, study="recall"),
+    "mixture": grid,
+    "mixture_published": partial(grid, arm="published"),
+    "mixture_rates": learning_rate_sweep,
+}
+"""The studies of this file by name: a scale goes in, its runs come out."""
+
+
 def every(name: str, scale_name: str) -> list[RunSpec]:
-    """All specs of one study of this file: "grid", "grid_published" or "learning_rates"."""
-    studies = {"grid": grid, "grid_published": grid_published, "learning_rates": learning_rate_sweep}
-    return studies[name](scale_name)
+    """All specs of one of `STUDIES`."""
+    return STUDIES[name](scale_name)
 
 
 def _fits(ratio: str, depth: int) -> bool:

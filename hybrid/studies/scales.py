@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from hybrid.config import (
     MIXERS,
     AttentionConfig,
+    LessonConfig,
     LinearConfig,
     MLPConfig,
     ModelConfig,
@@ -30,7 +31,7 @@ tokens before; "published": only the mixers whose reference has a convolution do
 
 @dataclass(frozen=True)
 class Scale:
-    """Everything the scale dial sets for the small language models of the studies."""
+    """Everything the scale dial sets for one grid of small language models."""
 
     depth: int
     """Blocks of a model."""
@@ -40,9 +41,8 @@ class Scale:
     """Heads of every mixer with a matrix state, and of full attention."""
     ratios: tuple[str, ...]
     """Ratio labels that the depth can express, fewest full blocks first."""
-    init_std: float
-    """Standard deviation of every matrix at the start. The published 0.02 is made for widths above
-    1,000; narrow models of every mixer find recall much later with it."""
+    start: StartConfig
+    """How parameters are drawn."""
     task: TaskConfig
     train: TrainConfig
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Scale:
                 vocab_size=vocab_size(self.task),
                 hidden_size=self.hidden_size,
                 conv=ARMS[arm],
-                start=StartConfig(self.init_std),
+                start=self.start,
             )
 
         MIXERS.check(mixer)
@@ -109,70 +109,102 @@ class Scale:
         return self.rates.get(config.mixer_name, self.train.lr)
 
 
-SCALES: dict[str, Scale | Paper] = {
-    "smoke": Scale(
-        depth=2,
-        hidden_size=32,
-        heads=2,
-        ratios=("pure", "2:1", "full"),
-        init_std=0.05,
-        task=TaskConfig(
-            seq_len=64,
-            pairs=(1, 2, 4),
-            queries=8,
-            recall_fraction=0.75,
-            suite_fraction=0.5,
-            recall_vocab=64,
-            eval_pairs=(2, 4),
-            eval_lengths=(64, 128),
-            eval_sequences=8,
-        ),
-        train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=4e-3),
+SMOKE = Scale(
+    depth=2,
+    hidden_size=32,
+    heads=2,
+    ratios=("pure", "2:1", "full"),
+    start=StartConfig.mimetic(32),
+    task=TaskConfig(
+        seq_len=64,
+        pairs=(1, 2, 4),
+        queries=8,
+        recall_fraction=0.75,
+        suite_fraction=0.5,
+        recall_vocab=64,
+        eval_pairs=(2, 4),
+        eval_lengths=(64, 128),
+        eval_sequences=8,
     ),
-    "laptop": Scale(
-        depth=6,
-        hidden_size=64,
-        heads=4,
-        ratios=("pure", "6:1", "3:1", "2:1", "full"),
-        init_std=0.05,
-        task=TaskConfig(
-            seq_len=64,
-            recall_fraction=0.85,
-            pairs=(1, 2, 4, 8),
-            queries=20,
-            suite_fraction=0.5,
-            recall_vocab=64,
-            eval_pairs=(2, 4, 8, 16, 32),
-            eval_lengths=(64, 128, 256),
-            eval_sequences=128,
-        ),
-        train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
+    train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=4e-3),
+)
+LAPTOP = Scale(
+    depth=6,
+    hidden_size=64,
+    heads=4,
+    ratios=("pure", "6:1", "3:1", "2:1", "full"),
+    start=StartConfig.mimetic(64),
+    task=TaskConfig(
+        seq_len=256,
+        recall_fraction=1.0,
+        pairs=(4, 8, 16, 32, 64),
+        queries=64,
+        recall_vocab=128,
+        lesson=LessonConfig(0.4, 64, (1, 2, 4, 8), 20),
+        eval_pairs=(4, 8, 16, 32, 64),
+        eval_lengths=(256, 512, 1024),
+        eval_sequences=64,
     ),
-    "gpu": Scale(
-        depth=24,
-        hidden_size=128,
-        heads=2,
-        ratios=("pure", "24:1", "12:1", "6:1", "3:1", "full"),
-        init_std=0.03,
-        task=TaskConfig(
-            seq_len=256,
-            recall_fraction=0.85,
-            pairs=(1, 2, 4, 8, 16, 32),
-            queries=80,
-            suite_fraction=0.5,
-            recall_vocab=256,
-            eval_pairs=(8, 16, 32, 64, 128),
-            eval_lengths=(256, 512, 1024),
-        ),
-        train=TrainConfig(steps=2500, batch_size=64, lr=2e-3, warmup=200, eval_every=250),
-        mlp_multiple=8,
+    train=TrainConfig(steps=480, batch_size=6, lr=4e-3, warmup=30, final=0.05, eval_every=40),
+    seeds=(10, 11, 12, 13, 14),
+)
+GPU = Scale(
+    depth=24,
+    hidden_size=128,
+    heads=2,
+    ratios=("pure", "24:1", "12:1", "6:1", "3:1", "full"),
+    start=StartConfig(0.03),
+    task=TaskConfig(
+        seq_len=256,
+        recall_fraction=0.85,
+        pairs=(1, 2, 4, 8, 16, 32),
+        queries=80,
+        suite_fraction=0.5,
+        recall_vocab=256,
+        eval_pairs=(8, 16, 32, 64, 128),
+        eval_lengths=(256, 512, 1024),
     ),
-    "paper": Paper(),
+    train=TrainConfig(steps=2500, batch_size=64, lr=2e-3, warmup=200, eval_every=250),
+    mlp_multiple=8,
+)
+
+SCALES: dict[str, dict[str, Scale | Paper]] = {
+    "smoke": {
+        "mixture": SMOKE,
+        "recall": replace(SMOKE, task=replace(SMOKE.task, recall_fraction=1.0, suite_fraction=0.0)),
+    },
+    "laptop": {
+        "recall": LAPTOP,
+        "mixture": replace(
+            LAPTOP,
+            start=StartConfig(0.05),
+            task=TaskConfig(
+                seq_len=64,
+                recall_fraction=0.85,
+                pairs=(1, 2, 4, 8),
+                queries=20,
+                suite_fraction=0.5,
+                recall_vocab=64,
+                eval_pairs=(2, 4, 8, 16, 32),
+                eval_lengths=(64, 128, 256),
+                eval_sequences=128,
+            ),
+            train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
+            seeds=(0, 1, 2),
+        ),
+    },
+    "gpu": {"mixture": GPU},
+    "paper": {"mixture": Paper()},
 }
+"""Scale -> its grids by name; "mixture" has text and recall on the same weights, as in the paper, and stands
+for each that a scale does not have."""
 
 
-def scale(name: str) -> Scale | Paper:
-    """The scale of that name. Raises ``ValueError`` naming the allowed ones."""
+def scale(name: str, study: str = "mixture") -> Scale | Paper:
+    """The grid of that name at a scale. Raises ``ValueError`` naming the allowed scales and grids."""
     if name not in SCALES:
         raise ValueError(f"unknown scale {name!r}; allowed: {', '.join(SCALES)}")
-    return SCALES[name]
+    known = sorted({study for grids in SCALES.values() for study in grids})
+    if study not in known:
+        raise ValueError(f"unknown grid {study!r}; allowed: {', '.join(known)}")
+    return SCALES[name].get(study, SCALES[name]["mixture"])

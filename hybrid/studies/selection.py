@@ -19,7 +19,7 @@ from hybrid.selection.masks import kept
 from hybrid.selection.restored import Restoration
 from hybrid.selection.scored import HaloRatio, OutputError, RecallAlone, RecallDrop
 from hybrid.studies.grid import SWEEP_SEED
-from hybrid.studies.scales import MAIN_MIXER, SCALES
+from hybrid.studies.scales import MAIN_MIXER, scale
 from hybrid.studies.selection_scales import SelectionScale, selection_scale
 
 CHEAP_SHARES = (0.25, 0.5, 0.75)
@@ -39,7 +39,7 @@ def teacher(scale_name: str) -> RunSpec:
     """The run that trains the teacher: full attention in every block, on the task of the scale, at the length
     of layer selection if it has its own."""
     size = selection_scale(scale_name)
-    base = replace(SCALES[scale_name].resized(size.depth, size.teacher_steps), heads=size.heads)
+    base = replace(scale(scale_name).resized(size.depth, size.teacher_steps), heads=size.heads)
     model = base.model(BRANCH, Layout.from_ratio("full", size.depth))
     model = replace(model, attention=replace(model.attention, num_kv_heads=size.kv_heads))
     task = replace(base.task, eval_sequences=size.eval_sequences)

@@ -20,7 +20,9 @@ from hybrid.training.evaluation import evaluate
 from hybrid.training.loop import Diverged, LearningCurve, LitModule, number_format, resolved, train
 
 CURVE_SEQUENCES = 32
-"""Sequences behind each point of a learning curve, at most; the metrics use the task's own."""
+"""Sequences behind each point of a learning curve, at most."""
+CURVE_SHARE = 4
+"""And at most one in so many of those behind the metrics."""
 
 
 class LitHybridLM(LitModule):
@@ -78,8 +80,8 @@ def fit(
     L.seed_everything(spec.seed, verbose=False)
     data = TaskData(spec.task, spec.train, spec.seed)
     module = LitHybridLM(spec)
-    sequences = min(CURVE_SEQUENCES, spec.task.eval_sequences)
-    curve = LearningCurve(lambda module: evaluate(module.model, data, sequences, [spec.task.home]))
+    sequences = min(CURVE_SEQUENCES, max(1, spec.task.eval_sequences // CURVE_SHARE))
+    curve = LearningCurve(lambda module: _point(evaluate(module.model, data, sequences, [spec.task.home])))
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     # Text is read, or refused, before the clock of the training starts.
     fingerprint = data.corpus.fingerprint if spec.task.reads_text else None
@@ -106,3 +108,9 @@ def fit(
         devices=module.trainer.world_size,
     )
     return Result(spec.run_id, spec, status, message, metrics, curve.curve, evidence)
+
+
+def _point(metrics: dict) -> dict:
+    """What a learning curve keeps beside the metrics that are one number: recall at each load."""
+    loads = [row for row in metrics.get("recall_by", []) if row["distance"] is None]
+    return metrics | {f"recall_{row['pairs']}": row["accuracy"] for row in loads}

@@ -42,7 +42,7 @@ class LitModule(L.LightningModule):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
-        self.played: Callable[[dict[str, Tensor]], Tensor] | None = None
+        self.played: dict[torch.Size, Callable[[dict[str, Tensor]], Tensor]] = {}
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
         self.register_buffer("step_loss", torch.tensor(0.0), persistent=False)
 
@@ -67,14 +67,15 @@ class LitModule(L.LightningModule):
         return self.steady and alone and self.config.accumulate == 1
 
     def played_back(self, batch: dict[str, Tensor]) -> Tensor:
-        """`loss`, recorded at the first batch (`hybrid.training.cuda_graphs`)."""
-        if self.played is None:
-            self.played = recorded(self, self.loss, batch)
-        return self.played(batch)
+        """`loss`, recorded at the first batch of a shape (`hybrid.training.cuda_graphs`)."""
+        shape = next(iter(batch.values())).shape
+        if shape not in self.played:
+            self.played[shape] = recorded(self, self.loss, batch)
+        return self.played[shape](batch)
 
     def on_train_end(self) -> None:
         # A recording holds the memory it was made in.
-        self.played = None
+        self.played.clear()
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val: float, gradient_clip_algorithm: str | None = None

@@ -67,7 +67,7 @@ def forgetful(monkeypatch):
         def heads_of(cls, config: ModelConfig) -> Heads:
             return plain_heads(config, 2, config.hidden_size, config.hidden_size)
 
-        def draw(self) -> None:
+        def draw(self, slow: bool) -> None:
             nn.init.constant_(self.rate, 3.0)
 
         def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:

@@ -10,11 +10,21 @@ from hybrid.studies.grid import MIXERS, SWEEP_SEED, grid, learning_rate_sweep, r
 from hybrid.studies.scales import ARMS, SCALES, Scale, scale
 
 
+GRIDS = [(name, study) for name, grids in SCALES.items() for study in grids if name != "paper"]
+
+
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("name", [name for name, size in SCALES.items() if isinstance(size, Scale)])
-def test_models_of_a_scale_and_arm_match_in_parameters(name, arm):
-    counts = {parameters(s.model) for s in grid(name, seeds=(0,), arm=arm)}
+@pytest.mark.parametrize(("name", "study"), GRIDS)
+def test_models_of_a_grid_and_arm_match_in_parameters(name, study, arm):
+    counts = {parameters(s.model) for s in grid(name, study, seeds=(0,), arm=arm)}
     assert max(counts) / min(counts) < 1.02
+
+
+def test_a_scale_without_a_grid_has_its_mixture():
+    assert grid("gpu", "recall", seeds=(0,)) == grid("gpu", seeds=(0,))
+    assert grid("laptop", "recall", seeds=(0,)) != grid("laptop", seeds=(0,))
+    with pytest.raises(ValueError, match="unknown grid 'recal'; allowed: mixture, recall"):
+        scale("laptop", "recal")
 
 
 @pytest.mark.parametrize(("name", "models"), [("laptop", 25), ("gpu", 31)])

@@ -63,7 +63,7 @@ def test_a_recording_is_made_once_and_sees_every_batch(tmp_path, tape, monkeypat
     monkeypatch.setattr(LitModule, "plays_back", lambda module: modules.append(module) or module.steady)
     actual = trained(spec(), tmp_path / "played")
     assert len(modules) == 6 and len(tape.recordings) == 1
-    assert modules[0].played is None
+    assert modules[0].played == {}
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
