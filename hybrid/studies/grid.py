@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from hybrid.config import RunSpec
+from hybrid.config import RunSpec, StartConfig
 from hybrid.config.layout import Layout
+from hybrid.config.model import START_PARTS
 from hybrid.studies.scales import ARMS, scale
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")
@@ -57,6 +58,34 @@ def learning_rate_sweep(scale_name: str = "laptop", study: str = "mixture") -> l
     return [s.with_(lr=factor * s.train.lr) for factor in FACTORS for s in specs]
 
 
+DEEP = ("retnet", "hgrn2", "gated_deltanet")
+"""Mixers of the deeper grid: a fixed decay, a learnt one, and the delta rule with one."""
+PLACED = ("retnet", "gated_deltanet")
+"""Mixers among whose blocks one full block is moved."""
+
+
+def starts(scale_name: str = "laptop", seeds: Sequence[int] = ()) -> dict[str, list[RunSpec]]:
+    """What each part of the start does: start -> the pure model of every mixer and full attention, trained
+    with it. "reference" is the libraries' start, "mimetic" the grid's, the others are it without one part."""
+    size = scale(scale_name, "start")
+    mimetic = StartConfig.mimetic(size.hidden_size)
+    arms = {"reference": StartConfig(), "mimetic": mimetic}
+    arms |= {part: replace(mimetic, **{part: False}) for part in START_PARTS}
+    return {
+        name: replace(size, start=start).specs(
+            (*MIXERS, *BESIDE), ("pure", "full"), seeds or size.seeds, "matched"
+        )
+        for name, start in arms.items()
+    }
+
+
+def places(scale_name: str = "laptop", seeds: Sequence[int] = ()) -> list[RunSpec]:
+    """The recall grid's models with one full block, at every place that it can have."""
+    size = scale(scale_name, "recall")
+    layouts = [Layout("L" * at + "F" + "L" * (size.depth - 1 - at)) for at in range(size.depth)]
+    return size.runs(PLACED, layouts, seeds or size.seeds)
+
+
 def ratio_labels(depth: int) -> dict[str, str]:
     """Layout -> label, for the labels from 2:1 that a depth can express under the period rule, "pure"
     and "full".
@@ -71,6 +100,10 @@ def ratio_labels(depth: int) -> dict[str, str]:
 STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
     "recall": partial(grid, study="recall", mixers=(*MIXERS, *BESIDE)),
     "recall_rates": partial(learning_rate_sweep, study="recall"),
+    "recall_published": partial(grid, study="recall", arm="published"),
+    "recall_deep": partial(grid, study="recall_deep", mixers=DEEP),
+    "recall_places": places,
+    "start": lambda scale_name: [spec for arm in starts(scale_name).values() for spec in arm],
     "mixture": grid,
     "mixture_published": partial(grid, arm="published"),
     "mixture_rates": learning_rate_sweep,

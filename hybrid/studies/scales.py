@@ -90,6 +90,12 @@ class Scale:
     ) -> list[RunSpec]:
         """The runs of a grid, seed by seed; a full-attention model is one run a seed."""
         layouts = [Layout.from_ratio(ratio, self.depth) for ratio in ratios]
+        return self.runs(mixers, layouts, seeds, arm)
+
+    def runs(
+        self, mixers: Sequence[str], layouts: Sequence[Layout], seeds: Sequence[int], arm: str = "matched"
+    ) -> list[RunSpec]:
+        """The runs of these layouts, seed by seed; a full-attention model is one run a seed."""
         configs = dict.fromkeys(self.model(mixer, layout, arm) for mixer in mixers for layout in layouts)
         return [
             RunSpec(config, self.task, replace(self.train, lr=self.rate(config)), seed)
@@ -128,6 +134,7 @@ SMOKE = Scale(
     ),
     train=TrainConfig(steps=10, batch_size=8, warmup=2, eval_every=5, lr=4e-3),
 )
+SMOKE_RECALL = replace(SMOKE, task=replace(SMOKE.task, recall_fraction=1.0, suite_fraction=0.0))
 LAPTOP = Scale(
     depth=6,
     hidden_size=64,
@@ -168,13 +175,34 @@ GPU = Scale(
     mlp_multiple=8,
 )
 
+
+def _started(size: Scale, seq_len: int, **train) -> Scale:
+    """The grid of the starts: the first steps of a recall grid alone, short sequences of few pairs."""
+    task = replace(
+        size.task,
+        seq_len=seq_len,
+        recall_fraction=1.0,
+        suite_fraction=0.0,
+        pairs=(1, 2, 4, 8),
+        queries=20,
+        lesson=None,
+        eval_pairs=(4, 8),
+        eval_lengths=(seq_len,),
+    )
+    return replace(size, ratios=("pure", "full"), task=task, train=replace(size.train, **train))
+
+
 SCALES: dict[str, dict[str, Scale | Paper]] = {
     "smoke": {
         "mixture": SMOKE,
-        "recall": replace(SMOKE, task=replace(SMOKE.task, recall_fraction=1.0, suite_fraction=0.0)),
+        "recall": SMOKE_RECALL,
+        "recall_deep": replace(SMOKE_RECALL, depth=4, ratios=("pure", "4:1", "full")),
+        "start": _started(SMOKE, 64),
     },
     "laptop": {
         "recall": LAPTOP,
+        "recall_deep": replace(LAPTOP, depth=12, ratios=("pure", "12:1", "6:1", "3:1", "full")),
+        "start": replace(_started(LAPTOP, 64, steps=300, batch_size=12, eval_every=20), seeds=(10, 11, 12)),
         "mixture": replace(
             LAPTOP,
             start=StartConfig(0.05),

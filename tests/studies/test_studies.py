@@ -1,14 +1,16 @@
 """Studies: the grid is what its labels say, models are matched, bad input is refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hybrid.config import StartConfig
+from hybrid.config.model import START_PARTS
 from hybrid.models.cost import parameters
 from hybrid.studies.catalogue import NEEDED_BY, STUDIES, study
-from hybrid.studies.grid import MIXERS, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels
-from hybrid.studies.scales import ARMS, SCALES, Scale, scale
-
+from hybrid.studies.grid import MIXERS, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels, starts
+from hybrid.studies.scales import ARMS, SCALES, scale
 
 GRIDS = [(name, study) for name, grids in SCALES.items() for study in grids if name != "paper"]
 
@@ -36,15 +38,33 @@ def test_the_grid_is_every_mixer_at_every_ratio_and_full_attention_once(name, mo
 
 
 def test_laptop_grid_holds_every_model_once():
-    specs = grid("laptop")
+    specs = study("recall", "laptop")
     layouts = {(s.model.mixer_name, str(s.model.layout)) for s in specs}
-    assert len({s.run_id for s in specs}) == len(specs)
+    assert len({s.run_id for s in specs}) == len(specs) == 5 * (7 * 4 + 1)
     assert ("retnet", "LLFLLF") in layouts
     assert sum(mixer == "full" for mixer, _ in layouts) == 1
     assert {s.model.conv for s in specs} == {4}
-    second = study("grid_published", "laptop")
+    second = study("recall_published", "laptop")
     assert {s.model.conv for s in second} == {"reference"}
-    assert [s.seed for s in second] == [s.seed for s in specs] and {s.seed for s in specs} == {0, 1, 2}
+    assert {s.seed for s in second} == {s.seed for s in specs} == {10, 11, 12, 13, 14}
+    assert "mamba2" not in {s.model.mixer_name for s in second}
+
+
+def test_starts_differ_in_the_part_that_they_are_called_by():
+    arms = starts("laptop")
+    one = {name: [replace(s.model, start=StartConfig()) for s in specs] for name, specs in arms.items()}
+    assert all(models == one["mimetic"] for models in one.values())
+    assert len(arms["mimetic"]) == 3 * 8
+    for part in START_PARTS:
+        for with_all, without in zip(arms["mimetic"], arms[part], strict=True):
+            assert replace(without.model.start, **{part: True}) == with_all.model.start != without.model.start
+
+
+def test_a_full_block_is_placed_everywhere_once():
+    specs = study("recall_places", "laptop")
+    assert {str(s.model.layout).index("F") for s in specs} == set(range(6))
+    last = [s for s in specs if str(s.model.layout) == "LLLLLF"]
+    assert set(last) <= set(study("recall", "laptop"))
 
 
 def test_every_model_has_the_rate_of_its_mixer():
@@ -85,9 +105,7 @@ def test_bad_input_is_refused_by_name(arguments, message):
 
 
 def test_unknown_study_is_refused():
-    with pytest.raises(
-        ValueError, match="unknown study 'grit'; allowed: grid, grid_published, learning_rates"
-    ):
+    with pytest.raises(ValueError, match="unknown study 'grit'; allowed: recall, recall_rates"):
         study("grit", "laptop")
 
 
