@@ -17,7 +17,7 @@ BESIDE = ("mamba2",)
 """Mixers that the grid of recall holds beside them; no claim of the paper is about them."""
 SWEEP_SEED = 1000
 """Learning rates are compared on this seed, which no reported number uses."""
-FACTORS = (1, 2, 4)
+FACTORS = (1, 2, 4, 8)
 """What is compared: these multiples of the grid's common rate."""
 
 
@@ -54,6 +54,7 @@ def learning_rate_sweep(scale_name: str = "laptop", study: str = "mixture") -> l
     """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at `FACTORS`
     times the grid's common rate, on `SWEEP_SEED`."""
     size = replace(scale(scale_name, study), rates={})
+    size = size.resized(None, size.sweep_steps)
     specs = size.specs((*MIXERS, *BESIDE), ("pure", "full"), (SWEEP_SEED,), "matched")
     return [s.with_(lr=factor * s.train.lr) for factor in FACTORS for s in specs]
 

@@ -47,6 +47,8 @@ class Scale:
     train: TrainConfig
     rates: Mapping[str, float] = field(default_factory=dict)
     """Peak learning rate by mixer, and of "full" attention; where none is named, that of `train`."""
+    sweep_steps: int | None = None
+    """Steps of a run that rates are chosen by; None: as many as of the others."""
     mlp_multiple: int = 1
     """Matched widths of the MLP are multiples of this."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -152,7 +154,18 @@ LAPTOP = Scale(
         eval_lengths=(256, 512, 1024),
         eval_sequences=64,
     ),
-    train=TrainConfig(steps=480, batch_size=6, lr=4e-3, warmup=30, final=0.05, eval_every=40),
+    train=TrainConfig(steps=600, batch_size=6, lr=4e-3, warmup=30, final=0.05, eval_every=40),
+    rates={
+        "full": 8e-3,
+        "hgrn": 8e-3,
+        "retnet": 8e-3,
+        "gla": 8e-3,
+        "hgrn2": 8e-3,
+        "deltanet": 1.6e-2,
+        "gated_deltanet": 8e-3,
+        "mamba2": 8e-3,
+    },
+    sweep_steps=480,
     seeds=(10, 11, 12, 13, 14),
 )
 GPU = Scale(
@@ -218,6 +231,8 @@ SCALES: dict[str, dict[str, Scale | Paper]] = {
                 eval_sequences=128,
             ),
             train=TrainConfig(steps=1800, batch_size=24, lr=3e-3, warmup=100, eval_every=225),
+            rates={},
+            sweep_steps=None,
             seeds=(0, 1, 2),
         ),
     },
