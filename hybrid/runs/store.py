@@ -21,6 +21,8 @@ from hybrid.runs import trainers
 STATUSES = ("done", "failed")
 PROBE_BYTES = 1 << 18
 """What must fit into the store before a run is trained: far more than one result takes."""
+TABLE = "columns"
+"""Key under which the columns of a table are stored."""
 ABANDONED_SECONDS = 3600
 """Age at which a temporary file is the remains of a killed process."""
 
@@ -62,15 +64,16 @@ class Result:
             raise ValueError(f"run_id must be the spec's, {self.spec.run_id}; got {self.run_id!r}")
 
     def to_json(self) -> str:
-        """Text of a stored file: numbers to six significant digits, NaN and infinities as null."""
+        """Text of a stored file: numbers to six significant digits, NaN and infinities as null, and tables
+        as ``{"columns": {name: values}}``, a third as long as a dict a row."""
         parts = {
             "run_id": self.run_id,
             "status": self.status,
             "message": self.message,
             "spec": self.spec.to_dict(),
-            "metrics": _plain(self.metrics),
+            "metrics": {name: _columns(item) for name, item in _plain(self.metrics).items()},
             "provenance": _plain(self.provenance),
-            "curve": _plain(self.curve),
+            "curve": _columns(_plain(self.curve)),
         }
         return _lines(parts) + "\n"
 
@@ -80,7 +83,7 @@ class Result:
 
         Raises ``ValueError`` saying what is wrong with the text.
         """
-        parts = json.loads(text)
+        parts = json.loads(text, object_hook=_rows)
         types = {"run_id": str, "status": str, "message": str, "spec": dict}
         types |= {"metrics": dict, "curve": list, "provenance": dict}
         for name, kind in types.items():
@@ -107,6 +110,22 @@ def _plain(value):
     if isinstance(number, float):
         return float(f"{number:.6g}") if math.isfinite(number) else None
     return number
+
+
+def _columns(value):
+    """A list of dicts with the same keys as its columns; anything else as it is."""
+    rows = isinstance(value, list) and len(value) > 1 and all(isinstance(row, dict) for row in value)
+    if not rows or not value[0] or any(list(row) != list(value[0]) for row in value):
+        return value
+    return {TABLE: {name: [row[name] for row in value] for name in value[0]}}
+
+
+def _rows(value: dict):
+    """The inverse of `_columns`."""
+    if list(value) != [TABLE] or not isinstance(value[TABLE], dict):
+        return value
+    columns = value[TABLE]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _lines(value, indent: str = "") -> str:

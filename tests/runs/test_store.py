@@ -91,14 +91,24 @@ def test_files_are_standard_json_whatever_the_numbers_are():
     assert json.loads(text, parse_constant=refuse)["metrics"] == expected
 
 
-def test_a_row_of_a_table_has_a_line():
-    table = [{"n": n, "accuracy": n / 8, "note": 'a "brace" }'} for n in range(3)]
-    stored = result(spec(), metrics={"table": table, "empty": [], "loss": 2.5})
+def test_a_table_has_one_line_of_columns():
+    rows = [{"n": n, "accuracy": n / 8, "note": 'a "brace" }'} for n in range(3)]
+    stored = result(spec(), metrics={"table": rows, "empty": [], "loss": 2.5})
     text = stored.to_json()
-    assert json.loads(text)["metrics"] == stored.metrics
-    for row in table:
-        assert "   " + json.dumps(row) in text.replace(",\n", "\n").splitlines()
-    assert '  "loss": 2.5' in text.splitlines()
+    assert Result.from_json(text) == stored
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert json.loads(text)["metrics"]["table"] == {"columns": columns}
+    assert f'"columns": {json.dumps(columns)}' in [line.strip() for line in text.splitlines()]
+
+
+entries = st.none() | st.booleans() | st.integers(0, 9) | st.text(max_size=3)
+tables = st.lists(st.dictionaries(st.sampled_from(["n", "accuracy", "columns"]), entries), max_size=4)
+
+
+@given(st.dictionaries(st.sampled_from(["columns", "by", "loss"]), entries | tables), tables)
+def test_tables_are_read_back_row_by_row(metrics, curve):
+    stored = result(spec(), metrics=metrics, curve=curve)
+    assert Result.from_json(stored.to_json()) == stored
 
 
 def test_the_spec_is_stored_unrounded(store):
