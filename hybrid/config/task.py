@@ -39,8 +39,9 @@ class TaskConfig:
     """
 
     corpus: str = "stdlib"
-    """Text: "stdlib" (the running interpreter's library sources, no network), a path or glob of
-    text or parquet files, or "hub:NAME" or "hub:NAME:SUBSET" for a hub data set, streamed."""
+    """Text: "stdlib" (the running interpreter's library sources, no network), "stdlib:GLOB" (those that
+    match, as "stdlib:*.py" for the modules outside packages), a path or glob of text or parquet files, or
+    "hub:NAME" or "hub:NAME:SUBSET" for a hub data set, streamed."""
     tokenizer: str = "bytes"
     """ "bytes" (256 ids) or the name or path of a Hugging Face tokenizer."""
     corpus_tokens: int = 50_000_000

@@ -216,13 +216,19 @@ def _readers(source: str) -> list[Reader]:
 
 
 def _paths(source: str) -> list[Path]:
-    if source == "stdlib":
+    name, _, pattern = source.partition(":")
+    if name == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
-        inside = (p for p in root.rglob("*.py") if OUTSIDE.isdisjoint(p.relative_to(root).parts[:-1]))
+        inside = (
+            p for p in root.glob(pattern or "**/*.py") if OUTSIDE.isdisjoint(p.relative_to(root).parts[:-1])
+        )
         # _sysconfigdata and sitecustomize describe one machine, not the language.
         files = sorted(p for p in inside if not p.name.startswith(("_sysconfigdata", "sitecustomize")))
         if not files:
-            raise FileNotFoundError(f"this Python has no library sources in {root}; name a text file instead")
+            raise FileNotFoundError(
+                f"this Python has no library sources {pattern or '**/*.py'} in {root}; "
+                "name a text file instead"
+            )
         return files
     path = Path(source).expanduser()
     if path.is_dir():
@@ -231,8 +237,8 @@ def _paths(source: str) -> list[Path]:
     files = files or sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
     if not files:
         raise FileNotFoundError(
-            f"no file matches corpus {source!r}; allowed: 'stdlib', a path or glob of text, .parquet or "
-            "JSON-lines files, 'hub:NAME', 'hub:NAME:SUBSET'"
+            f"no file matches corpus {source!r}; allowed: 'stdlib', 'stdlib:GLOB', a path or glob of text, "
+            ".parquet or JSON-lines files, 'hub:NAME', 'hub:NAME:SUBSET'"
         )
     return files
 

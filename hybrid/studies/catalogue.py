@@ -8,7 +8,7 @@ from hybrid.config.specs import Spec
 
 STUDIES = {
     **dict.fromkeys(("recall", "recall_rates", "recall_published", "recall_deep"), "grid"),
-    **dict.fromkeys(("recall_places", "start"), "grid"),
+    **dict.fromkeys(("recall_places", "start", "text", "text_rates"), "grid"),
     **dict.fromkeys(("mixture", "mixture_published", "mixture_rates"), "grid"),
     **dict.fromkeys(("alignment", "selection", "conversion", "consa", "mask_rates"), "selection"),
 }

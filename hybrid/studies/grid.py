@@ -50,12 +50,14 @@ def grid(
     return size.specs(mixers, ratios, seeds, arm)
 
 
-def learning_rate_sweep(scale_name: str = "laptop", study: str = "mixture") -> list[RunSpec]:
+def learning_rate_sweep(
+    scale_name: str = "laptop", study: str = "mixture", mixers: Sequence[str] = MIXERS
+) -> list[RunSpec]:
     """What `Scale.rates` were chosen from: the pure model of every mixer and full attention, at `FACTORS`
     times the grid's common rate, on `SWEEP_SEED`."""
     size = replace(scale(scale_name, study), rates={})
     size = size.resized(None, size.sweep_steps)
-    specs = size.specs((*MIXERS, *BESIDE), ("pure", "full"), (SWEEP_SEED,), "matched")
+    specs = size.specs(mixers, ("pure", "full"), (SWEEP_SEED,), "matched")
     return [s.with_(lr=factor * s.train.lr) for factor in FACTORS for s in specs]
 
 
@@ -100,7 +102,9 @@ def ratio_labels(depth: int) -> dict[str, str]:
 
 STUDIES: dict[str, Callable[[str], list[RunSpec]]] = {
     "recall": partial(grid, study="recall", mixers=(*MIXERS, *BESIDE)),
-    "recall_rates": partial(learning_rate_sweep, study="recall"),
+    "recall_rates": partial(learning_rate_sweep, study="recall", mixers=(*MIXERS, *BESIDE)),
+    "text": partial(grid, study="text"),
+    "text_rates": partial(learning_rate_sweep, study="text"),
     "recall_published": partial(grid, study="recall", arm="published"),
     "recall_deep": partial(grid, study="recall_deep", mixers=DEEP),
     "recall_places": places,

@@ -210,11 +210,25 @@ SCALES: dict[str, dict[str, Scale | Paper]] = {
         "mixture": SMOKE,
         "recall": SMOKE_RECALL,
         "recall_deep": replace(SMOKE_RECALL, depth=4, ratios=("pure", "4:1", "full")),
+        "text": replace(SMOKE, task=replace(SMOKE.task, recall_fraction=0.0, suite_fraction=0.0)),
         "start": _started(SMOKE, 64),
     },
     "laptop": {
         "recall": LAPTOP,
         "recall_deep": replace(LAPTOP, depth=12, ratios=("pure", "12:1", "6:1", "3:1", "full")),
+        "text": replace(
+            LAPTOP,
+            task=TaskConfig(
+                corpus="stdlib:[p-t]*.py",
+                seq_len=128,
+                recall_fraction=0.0,
+                eval_lengths=(128,),
+                eval_sequences=512,
+            ),
+            train=TrainConfig(steps=500, batch_size=12, lr=4e-3, warmup=30, final=0.05, eval_every=50),
+            rates={},
+            sweep_steps=None,
+        ),
         "start": replace(_started(LAPTOP, 64, steps=300, batch_size=12, eval_every=20), seeds=(10, 11, 12)),
         "mixture": replace(
             LAPTOP,

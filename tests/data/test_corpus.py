@@ -43,6 +43,18 @@ def test_stdlib_is_the_interpreters_own_sources_split_by_file():
     assert corpus.train.dtype == np.uint8 and not corpus.train.flags.writeable
 
 
+def test_a_part_of_stdlib_is_its_files_by_their_names_in_the_whole():
+    root = Path(sysconfig.get_path("stdlib"))
+    part = load_corpus(TaskConfig(corpus="stdlib:[p-t]*.py"))
+    same = load_corpus(TaskConfig(corpus=f"{root}/[p-t]*.py"))
+    assert (part.train.tobytes(), part.valid.tobytes()) == (same.train.tobytes(), same.valid.tobytes())
+    assert 1_000_000 < len(part.train) < len(load_corpus(TaskConfig()).train)
+    with pytest.raises(
+        FileNotFoundError, match=r"no library sources \*.nothing in .*; name a text file instead"
+    ):
+        load_corpus(TaskConfig(corpus="stdlib:*.nothing"))
+
+
 def test_stdlib_is_these_bytes_in_this_order():
     """Stored results carry a fingerprint of this text: neither may change."""
     root = Path(sysconfig.get_path("stdlib"))
