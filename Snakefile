@@ -2,7 +2,7 @@
 #   snakemake                                    everything, on this machine
 #   snakemake --executor slurm --jobs 50         the same, one job a run
 #   snakemake --config scale=gpu                 chapters and their runs at another scale
-#   snakemake runs --config study=grid         the runs of one study alone
+#   snakemake runs --config study=recall         the runs of one study alone
 
 import sys
 from pathlib import Path
