@@ -26,6 +26,7 @@ from hybrid import selection
 from hybrid.config import (
     MIXERS,
     AttentionConfig,
+    LessonConfig,
     MLPConfig,
     ModelConfig,
     RotaryConfig,
@@ -337,6 +338,8 @@ def _mixers() -> Iterator[tuple[str, Numbers]]:
     for mixer in MIXERS:
         for conv in ("none", 4):
             yield f"{mixer}, conv {conv}", _descent(_model("LL", mixer, conv=conv))
+        started = _model("LF", mixer, conv=4, start=StartConfig.mimetic(128))
+        yield f"{mixer}, mimetic start", _descent(started)
 
 
 def _stacks() -> Iterator[tuple[str, Numbers]]:
@@ -355,6 +358,9 @@ def _data() -> Iterator[tuple[str, Numbers]]:
                 "suite": [data.suite_eval_batches(each, 64) for each in TASKS],
             }[name]
             yield name, _checksums(data.train_batch, measured)
+        lesson = LessonConfig(1 / STEPS, 16, (1, 2))
+        data = TaskData(task(recall_fraction=1.0, suite_fraction=0.0, lesson=lesson), TRAIN, seed=0)
+        yield "short sequences first", _checksums(data.train_batch, [])
         data = TaskData(task(), TRAIN, seed=0)
         measured = [PASSKEYS.eval_batches(data, 64)]
         yield "passkeys", _checksums(lambda index: PASSKEYS.train_batch(data, index), measured)

@@ -11,7 +11,7 @@ from flat import flat_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.config import MIXERS, ExpertsConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
+from hybrid.config import MIXERS, ExpertsConfig, LessonConfig, ModelConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.config.layout import LETTERS
 from hybrid.mixers.base import conv_width
 from hybrid.models.mlps import inner_width
@@ -237,6 +237,19 @@ def test_tables_can_be_grouped_by_full_heads():
         ),
         (lambda: masked([[], [], []]), "full_heads names no head; leave it None; got ((), (), ())"),
         (lambda: TaskConfig(recall_fraction=1.5), "recall_fraction must be between 0 and 1; got 1.5"),
+        (lambda: TaskConfig(lesson=LessonConfig(1.5, 16, (1,))), "share must be between 0 and 1; got 1.5"),
+        (
+            lambda: TaskConfig(seq_len=64, lesson=LessonConfig(0.5, 24, (1,))),
+            "lesson.seq_len must be below seq_len 64 and divide it; got 24",
+        ),
+        (
+            lambda: TaskConfig(seq_len=64, lesson=LessonConfig(0.5, 64, (1,))),
+            "lesson.seq_len must be below seq_len 64 and divide it; got 64",
+        ),
+        (
+            lambda: TaskConfig(seq_len=64, lesson=LessonConfig(0.5, 16, (8,))),
+            "lesson: pairs must be at most 4 (a quarter of seq_len 16, half of recall_vocab 128); got 8",
+        ),
         (lambda: TaskConfig(packing="rows"), "unknown packing 'rows'; allowed: stream, document"),
         (lambda: TaskConfig(pairs=()), "pairs must be whole numbers of at least 1; got ()"),
         (lambda: TaskConfig(pairs=(64,)), "pairs must be at most 32"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hybrid.config import TaskConfig, TrainConfig
+from hybrid.config import LessonConfig, TaskConfig, TrainConfig
 from hybrid.data import module, suite
 from hybrid.data.corpus import Corpus
 from hybrid.data.module import TaskData, stream, vocab_size
@@ -210,6 +210,40 @@ def test_devices_and_accumulation_share_out_the_same_rows(accumulate, world):
         assert rows(parts) == rows([whole.train_batch(step)])
         recall = [int(part["is_recall"].sum()) for part in parts]
         assert max(recall) - min(recall) <= 1
+
+
+LESSON = LessonConfig(0.5, 16, (1, 2), queries=3)
+
+
+@pytest.mark.parametrize("recall", [0.0, 0.6, 1.0])
+def test_a_lesson_is_short_sequences_first_and_then_the_task(small_corpus, recall):
+    task = replace(TASK, recall_fraction=recall)
+    plain, taught = (TaskData(t, TRAIN, seed=3) for t in (task, replace(task, lesson=LESSON)))
+    short = replace(task, seq_len=16, pairs=(1, 2), queries=3)
+    alone = TaskData(short, replace(TRAIN, batch_size=16), seed=3)
+    for step in range(TRAIN.steps):
+        batch, other = taught.train_batch(step), (alone if step < 3 else plain).train_batch(step)
+        assert batch["input_ids"].shape == other["input_ids"].shape and batch["input_ids"].numel() == 8 * 32
+        # Text starts where a whole window would: only that of the recall rows is the same.
+        of_recall = batch["is_recall"] if step < 3 else slice(None)
+        assert torch.equal(batch["is_recall"], other["is_recall"])
+        for name in ("input_ids", "labels"):
+            assert torch.equal(batch[name][of_recall], other[name][of_recall])
+    asked = [list(data.recall_eval_batches(32, 4)) for data in (plain, taught)]
+    assert all(equal(a, b) for a, b in zip(*asked, strict=True))
+
+
+def test_devices_share_out_the_rows_of_a_lesson():
+    taught = TaskData(replace(TASK, recall_fraction=1.0, lesson=LESSON), TRAIN, seed=0)
+    whole, parts = taught.train_batch(0), [taught.train_batch(0, rank, 2) for rank in (0, 1)]
+    assert [len(part["input_ids"]) for part in parts] == [8, 8]
+    assert rows([whole]) == rows(parts)
+
+
+def test_recall_beyond_the_training_length_is_asked_on_as_many_tokens():
+    data = TaskData(replace(TASK, eval_lengths=(32, 64)), TRAIN, seed=0)
+    counts = {n: sum(len(b["input_ids"]) for b in data.recall_eval_batches(n, 4)) for n in (16, 32, 64)}
+    assert counts == {16: 50, 32: 50, 64: 25}
 
 
 def test_repeated_queries_reach_training_but_not_evaluation():
