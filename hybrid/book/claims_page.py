@@ -85,12 +85,14 @@ def _state(scale: str) -> str:
     if not claims:
         return "No claim about runs of a grid is decided at this scale.\n"
     runs = observed(asked([claim.rule for claim in claims], scale))
-    runs = runs.assign(grid=[read_from(scale, kind(metric)) for metric in runs["metric"]])
+    kinds = runs["metric"].map(kind)
+    runs = runs.assign(kind=kinds, grid=[read_from(scale, name) for name in kinds])
     stored = []
-    for (grid, arm), seen in runs.drop_duplicates(["grid", "arm", "run_id"]).groupby(["grid", "arm"]):
-        read = dict.fromkeys(name for name in GRIDS if read_from(scale, name) == grid)
+    for (grid, arm), seen in runs.groupby(["grid", "arm"]):
+        read = ", ".join(name for name in GRIDS if (seen["kind"] == name).any())
+        seen = seen.drop_duplicates("run_id")
         done = (seen["status"] == "done").sum()
-        stored.append([grid, arm, ", ".join(read), f"{done} of {len(seen)}", seen["stale"].sum()])
+        stored.append([grid, arm, read, f"{done} of {len(seen)}", seen["stale"].sum()])
     learnt = []
     for metric in ("recall", "loss_bits_per_byte", *dict.fromkeys(task.group for task in TASKS.values())):
         seen = runs[runs["metric"] == metric]

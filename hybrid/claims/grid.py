@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hybrid.claims.rules.contrasts import LEARNT
@@ -53,6 +54,10 @@ def asked(
     """
     from hybrid.studies import grid
 
+    @cache
+    def runs(study: str, mixers: tuple[str, ...], arm: str) -> list[RunSpec]:
+        return grid.grid(scale_name, study, mixers, seeds=seeds, arm=arm)
+
     beside: dict[str, dict[str, set[str]]] = {}
     for rule in rules:
         for arm in rule.arms():
@@ -60,7 +65,7 @@ def asked(
                 beside.setdefault(arm, {}).setdefault(some, set()).update(rule.named() - set(grid.MIXERS))
     return {
         arm: {
-            some: grid.grid(scale_name, GRIDS[some], (*grid.MIXERS, *sorted(more)), seeds=seeds, arm=arm)
+            some: runs(read_from(scale_name, some), (*grid.MIXERS, *sorted(more)), arm)
             for some, more in sorted(kinds.items())
         }
         for arm, kinds in sorted(beside.items())

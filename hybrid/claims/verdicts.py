@@ -224,13 +224,9 @@ def _claim(entry: Mapping, where: str) -> Claim:
             raise ValueError(f"{where}: {name} must be text in quotes; got {entry[name]!r}")
     paper, version = entry["paper"], entry["version"]
     if paper != OWN and not re.fullmatch(r"\d{4}\.\d{5}", paper):
-        raise ValueError(
-            f"{where}: paper must be an arXiv number such as 2507.06457, or {OWN!r}; got {paper!r}"
-        )
+        raise ValueError(f"{where}: paper must be an arXiv number (2507.06457) or {OWN!r}; got {paper!r}")
     if (paper == OWN) != (version == "-"):
-        raise ValueError(
-            f"{where}: version must be '-' where paper is {OWN!r}, and only there; got {version!r}"
-        )
+        raise ValueError(f"{where}: version '-' belongs to paper {OWN!r}; got {version!r} and {paper!r}")
     # Names of metrics and mixers are filled in, and a sentence may begin with one.
     sentence = entry["sentence"][:1].upper() + entry["sentence"][1:]
     return Claim(**{**entry, "sentence": sentence, "rule": rule, "scales": tuple(entry["scales"])})

@@ -87,15 +87,17 @@ class Difference(Rule):
         sides = [self.first.within(self.default), self.second.within(self.default)]
         check_learnt(runs, sides)
         relation, pairs = Relation(self.relation, self.margin), crossed(runs, *sides)
-        members = [
-            attempt(runs, between(*pair), list(zip((1.0, -self.factor), pair, strict=True))) for pair in pairs
-        ]
+        weights = (1.0, -self.factor)
+
+        def members() -> list[Contrast | Undecided]:
+            return [attempt(runs, between(*p), list(zip(weights, p, strict=True))) for p in pairs]
+
         if self.count:
-            return together([(one, relation) for one in members], self.count)
-        one = contrast(runs, "", list(zip((1.0, -self.factor), sides, strict=True)))
+            return together([(one, relation) for one in members()], self.count)
+        one = contrast(runs, "", list(zip(weights, sides, strict=True)))
         found = together([(one, relation)])
         if mixed(pairs):
-            found = of_members(found, relation, members)
+            found = of_members(found, relation, members())
         if self.factor == 1:
             return found
         positive = (np.finfo(float).tiny, np.inf)
