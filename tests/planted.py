@@ -1,6 +1,7 @@
 """Tables of observations with a known truth, as `hybrid.claims.rules` reads them."""
 
 import itertools
+import math
 
 import pandas as pd
 
@@ -25,12 +26,14 @@ def runs(
     mixers=MIXERS,
     seeds=(0, 1, 2),
     full=0.98,
+    counter=None,
 ):
     """Observations of a whole grid.
 
     Args:
         value: value(mixer, share of full blocks, arm) of the models with linear blocks.
         full: value of full attention, or full(arm).
+        counter: of text, whose values are then losses; without it the metric is a task.
     """
     rows = []
     cells = [(m, label) for m, label in itertools.product(mixers, BLOCKS) if label != "full"]
@@ -43,4 +46,5 @@ def runs(
             place
             | {"depth": 6, "seed": seed, "value": mean + noise(seed, mixer, label, arm), "chance": chance}
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if counter is None else table.assign(chance=math.nan, bits=table["value"], counter=counter)

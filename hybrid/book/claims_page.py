@@ -7,25 +7,25 @@ from pathlib import Path
 
 from hybrid.book.status_page import table
 from hybrid.claims import rules, verdicts
-from hybrid.claims.grid import observed
+from hybrid.claims.grid import GRIDS, asked, kind, observed, read_from
 from hybrid.claims.rules.contrasts import CLEAR, LEARNT, LEFT, SEEDS
 from hybrid.config.files import home, write_atomically
 from hybrid.data.suite import TASKS
-from hybrid.studies import grid
 
 PAGE = home() / "book" / "claims.md"
 PAPERS = {
-    "2507.06457": "A Systematic Analysis of Hybrid Linear Attention",
-    "2606.30562": "FlashMorph: Morphing into Hybrid Attention Models",
-    "2606.18056": "ConSA",
+    "2507.06457": "A Systematic Analysis of Hybrid Linear Attention (arXiv:2507.06457)",
+    "2606.30562": "FlashMorph: Morphing into Hybrid Attention Models (arXiv:2606.30562)",
+    "2606.18056": "ConSA (arXiv:2606.18056)",
+    verdicts.OWN: "Claims of this book",
 }
-"""arXiv number -> the name of the paper, in the order of the page."""
+"""Paper of a claim -> its heading, in the order of the page."""
 _VERDICTS = (rules.SUPPORTED, rules.NOT_SUPPORTED, rules.INCONCLUSIVE)
 _HEAD = f"""# Claims
 
-Each sentence below is taken from a paper, in our words. Its rule was written down before the runs were
-trained; what was changed since stands at the head of `book/claims.yml`. This page is generated: it
-applies the rules to the stored runs of one scale.
+Each sentence below is taken from a paper, in our words, or is this book's own, and then says so. Its rule
+was written down before the runs were trained; what was changed since stands at the head of
+`book/claims.yml`. This page is generated: it applies the rules to the stored runs of one scale.
 
 A claim is *supported* where the whole 95 % interval lies on its side, *not supported* where the whole
 interval lies on the other, and *inconclusive* otherwise, with the reason. Intervals are over paired
@@ -36,11 +36,15 @@ supported. That holds if seeds vary normally. Where some find recall late and ot
 can miss the mean one time in four or more: read a verdict from three seeds as a first sign.
 
 A task counts only where every seed of full attention has learnt it, to {LEARNT:g} at the training
-length. Otherwise its claims are inconclusive because the baseline is undertrained; they are not refuted.
+length, and text only where every seed of it predicts the bytes better than a counter of the 1 to 6 bytes
+before. Otherwise claims are inconclusive because the baseline is undertrained; they are not refuted.
 And a mixer's layouts are compared, with each other or with full attention, only where one has left
 chance: {LEFT:g} times chance, at most half-way from chance to 1, and {CLEAR:g} above it. Where mixers
 are compared with each other it is enough that one of them has. A sentence that our tasks leave no room
 for is inconclusive too.
+
+Where groups of mixers are compared, their mean is compared, and every pair of mixers is shown beside it.
+A pair whose whole interval lies on the other side makes a mean that would be supported *not supported*.
 """
 
 
@@ -61,7 +65,7 @@ def write(path: str | Path = PAGE, scale: str = "laptop") -> Path:
         _state(scale),
     ]
     for paper, mine in found.groupby("paper", sort=False):
-        parts.append(f"## {PAPERS[paper]} (arXiv:{paper})\n")
+        parts.append(f"## {PAPERS[paper]}\n")
         for section, rows in groupby(mine.itertuples(), key=lambda row: row.place):
             header = ["Claim", "Verdict", "Evidence", "Why not more", "The paper prints"]
             lines = [[r.claim, r.verdict, r.evidence, r.reason, r.published] for r in rows]
@@ -76,19 +80,29 @@ def write(path: str | Path = PAGE, scale: str = "laptop") -> Path:
 
 
 def _state(scale: str) -> str:
-    """How many runs there are, and of what full attention learnt, as Markdown."""
-    runs = observed({arm: grid.grid(scale, arm=arm) for arm in grid.ARMS})
-    parts = []
-    for arm, seen in runs.drop_duplicates(["arm", "run_id"]).groupby("arm"):
-        done, stale = (seen["status"] == "done").sum(), seen["stale"].sum()
-        parts.append(
-            f"{arm.capitalize()} arm: {done} of {len(seen)} runs are stored, {stale} of them by older code. "
-        )
-    parts.append("\n\n### Did full attention learn the tasks?\n\n")
-    rows = []
-    for metric in ("recall", *dict.fromkeys(task.group for task in TASKS.values())):
-        for arm in grid.ARMS:
+    """How many of the runs that claims read there are, and what full attention learnt, as Markdown."""
+    claims = [claim for claim in verdicts.registry() if scale in claim.scales and claim.rule.reads == "grid"]
+    if not claims:
+        return "No claim about runs of a grid is decided at this scale.\n"
+    runs = observed(asked([claim.rule for claim in claims], scale))
+    kinds = runs["metric"].map(kind)
+    runs = runs.assign(kind=kinds, grid=[read_from(scale, name) for name in kinds])
+    stored = []
+    for (grid, arm), seen in runs.groupby(["grid", "arm"]):
+        read = ", ".join(name for name in GRIDS if (seen["kind"] == name).any())
+        seen = seen.drop_duplicates("run_id")
+        done = (seen["status"] == "done").sum()
+        stored.append([grid, arm, read, f"{done} of {len(seen)}", seen["stale"].sum()])
+    learnt = []
+    for metric in ("recall", "loss_bits_per_byte", *dict.fromkeys(task.group for task in TASKS.values())):
+        seen = runs[runs["metric"] == metric]
+        for arm, tasks in seen.drop_duplicates("arm")[["arm", "tasks"]].itertuples(index=False):
             verdict = rules.build("learnt", {"metric": metric, "arm": arm})(runs)
-            here = runs[runs["metric"] == metric]["tasks"].iloc[0]
-            rows.append([metric, arm, here, verdict.verdict, verdict.evidence or verdict.reason])
-    return "".join(parts) + table(["Task or group", "Arm", "Tasks learnt", "Learnt", "Evidence"], rows)
+            learnt.append([metric, arm, tasks, verdict.verdict, verdict.evidence or verdict.reason])
+    return "\n".join(
+        [
+            table(["Grid", "Arm", "Read for", "Runs stored", "Of older code"], stored),
+            "### Did full attention learn the tasks?\n",
+            table(["Text, task or group", "Arm", "Tasks learnt", "Learnt", "Evidence"], learnt),
+        ]
+    )

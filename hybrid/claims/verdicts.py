@@ -1,7 +1,8 @@
-"""Claims of a paper: read from `book/claims.yml`, decided from stored runs by rules fixed beforehand."""
+"""Claims, of papers and our own: read from `book/claims.yml`, decided from runs by rules fixed beforehand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -42,16 +43,20 @@ WORDS = NAMES | {
 """What readers know a value of `each` by."""
 
 
+OWN = "this book"
+"""In place of a paper: a claim that is the book's own."""
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a paper with the rule that decides it."""
+    """A sentence of a paper, or of this book, with the rule that decides it."""
 
     id: str
     """Name of the claim, in lower case with hyphens."""
     paper: str
-    """arXiv number."""
+    """arXiv number, or `OWN`."""
     version: str
-    """Version of the paper that `section` and `published` refer to."""
+    """Version of the paper that `section` and `published` refer to; "-" where it is `OWN`."""
     section: str
     """Section in which the sentence stands."""
     sentence: str
@@ -96,10 +101,10 @@ def verdicts(
     """Decide claims from the runs stored at a scale; nothing is trained.
 
     Args:
-        scale: whose grid is read.
+        scale: whose grids are read, those that hold the metrics of the claims.
         ids: which claims; None is all.
-        seeds: which seeds of the grid; empty are the scale's own.
-        paper: arXiv number of the paper whose claims are decided; None is all papers.
+        seeds: which seeds of the grids; empty are each grid's own.
+        paper: arXiv number of the paper whose claims are decided, or `OWN`; None is all.
 
     Returns:
         One row a claim with the columns `COLUMNS`: its id, paper, section and sentence, the rule in words,
@@ -146,15 +151,12 @@ def table(verdicts: Mapping[str, rules.Verdict]) -> pandas.DataFrame:
 
 
 def _seen(needed: Sequence[Rule], scale: str, seeds: Sequence[int]) -> dict[str, pandas.DataFrame | None]:
-    """What the rules read, by the name that they say; seeds are those of the grid."""
-    from hybrid.studies import grid
-
+    """What the rules read, by the name that they say; seeds are those of the grids."""
     seen, names = {"nothing": None}, {rule.reads for rule in needed}
     if "grid" in names:
-        from hybrid.claims.grid import observed
+        from hybrid.claims.grid import asked, observed
 
-        arms = {arm for rule in needed if rule.reads == "grid" for arm in rule.arms()}
-        seen["grid"] = observed({arm: grid.grid(scale, seeds=seeds, arm=arm) for arm in sorted(arms)})
+        seen["grid"] = observed(asked([rule for rule in needed if rule.reads == "grid"], scale, seeds))
     if "selection" in names:
         from hybrid.claims.selection import observed as chosen
 
@@ -220,6 +222,11 @@ def _claim(entry: Mapping, where: str) -> Claim:
     for name in ("paper", "version", "section", "sentence", "published", "why"):
         if not isinstance(entry[name], str):
             raise ValueError(f"{where}: {name} must be text in quotes; got {entry[name]!r}")
+    paper, version = entry["paper"], entry["version"]
+    if paper != OWN and not re.fullmatch(r"\d{4}\.\d{5}", paper):
+        raise ValueError(f"{where}: paper must be an arXiv number (2507.06457) or {OWN!r}; got {paper!r}")
+    if (paper == OWN) != (version == "-"):
+        raise ValueError(f"{where}: version '-' belongs to paper {OWN!r}; got {version!r} and {paper!r}")
     # Names of metrics and mixers are filled in, and a sentence may begin with one.
     sentence = entry["sentence"][:1].upper() + entry["sentence"][1:]
     return Claim(**{**entry, "sentence": sentence, "rule": rule, "scales": tuple(entry["scales"])})

@@ -11,7 +11,8 @@ from lightning.pytorch import LightningDataModule
 
 from hybrid.config import TaskConfig, TrainConfig
 from hybrid.data import floors, suite
-from hybrid.data.corpus import Corpus, end_token, load_corpus, pieces, text_vocab, vocab_size
+from hybrid.data.corpus import SHARD_TOKENS, Corpus, end_token, load_corpus, pieces, text_vocab, vocab_size
+from hybrid.data.counters import counter_bits
 from hybrid.data.recall import IGNORED, mqar
 from hybrid.data.words import repeated_words
 
@@ -59,6 +60,17 @@ class TaskData(LightningDataModule):
                     f"got {self.task.seq_len}"
                 )
         return corpus
+
+    @property
+    def counter_bits(self) -> float | None:
+        """Bits per byte of the best counter of 1 to 6 bytes of context (`hybrid.data.counters`), from the
+        training text, on the held-out text. None where no text is trained on, its tokens are no bytes, or it
+        is too long for the memory.
+        """
+        task = self.task
+        if task.recall_fraction == 1 or task.tokenizer != "bytes" or task.corpus_tokens > SHARD_TOKENS:
+            return None
+        return _best_counter(self.corpus)
 
     def train_dataloader(self) -> TrainBatches:
         """The training batches of this device, in order.
@@ -265,6 +277,12 @@ class TrainBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the batches already handed out."""
         self.consumed = state["consumed"]
+
+
+@functools.cache
+def _best_counter(corpus: Corpus) -> float:
+    # Runs of one process share their corpus (`load_corpus`), and counting takes seconds.
+    return min(counter_bits(corpus.train, corpus.valid).values())
 
 
 def _batch(inputs: np.ndarray, labels: np.ndarray, recall: bool) -> dict[str, torch.Tensor]:

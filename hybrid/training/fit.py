@@ -85,6 +85,7 @@ def fit(
     spread = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy}
     # Text is read, or refused, before the clock of the training starts.
     fingerprint = data.corpus.fingerprint if spec.task.reads_text else None
+    counter = data.counter_bits
     status, message, metrics = "done", "", {}
     try:
         trainer = train(module, data, curve, folder=checkpoint_dir, progress=progress, **spread)
@@ -98,6 +99,8 @@ def fit(
         status, message = "failed", str(error)
     if fingerprint is not None:
         metrics["corpus_fingerprint"] = fingerprint
+    if counter is not None:
+        metrics["counter_bits_per_byte"] = counter
     metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
     tokens = spec.train.steps * spec.train.batch_size * spec.task.seq_len
     evidence = provenance.collect(

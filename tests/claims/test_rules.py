@@ -1,11 +1,13 @@
 """Every rule finds a planted effect, refuses a planted null and says what it cannot decide."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 from planted import runs
+from scipy import stats
 
 from hybrid.claims import rules
 from hybrid.papers.published import paper_mixers
@@ -193,14 +195,255 @@ def test_no_finished_run_of_full_attention_decides_nothing():
     assert "baseline unknown" in RISES(planted).reason
 
 
-def test_a_loss_needs_no_baseline_that_learnt():
-    planted = runs(lambda m, s, a: 2.0 - s, metric="loss", chance=math.nan, full=2.5)
+def test_text_is_decided_where_full_attention_beats_the_counter():
+    planted = runs(lambda m, s, a: 2.0 - s, metric="loss", full=2.5, counter=3.0)
     assert rule("flat", "loss", layouts="linear", margin=0.05)(planted).verdict == NOT
     best = rule("against_full", "loss", layouts="linear", relation="above", margin=0, count="every")
     some = rule("against_full", "loss", layouts="hybrids", relation="below", margin=0, count="some")
     assert best(planted).verdict == NOT and some(planted).verdict == SUPPORTED
     worse = planted.assign(value=planted["value"].where(planted["mixer"] == "full", 3.0))
     assert best(worse).verdict == SUPPORTED and some(worse).verdict == NOT
+
+
+TEXT_RULES = [
+    rule("flat", "loss", layouts="linear", margin=0.05),
+    rule("rises", "loss", margin=0),
+    rule("rank_unrelated", "loss", layouts="hybrids"),
+    rule("against_full", "loss", layouts="linear", relation="above", margin=0, count="every"),
+    rule(
+        "difference", "loss", first={"layouts": "3:1"}, second={"layouts": "pure"}, relation="below", margin=0
+    ),
+]
+
+
+@pytest.mark.parametrize("one", TEXT_RULES, ids=lambda one: type(one).__name__)
+def test_text_that_one_seed_of_full_attention_has_not_learnt_decides_nothing(one):
+    planted = runs(lambda m, s, a: 2.5 - s, metric="loss", full=1.9, counter=2.0)
+    assert one(planted).verdict in (SUPPORTED, NOT)
+    seed = (planted["mixer"] == "full") & (planted["seed"] == 1)
+    late = planted.assign(bits=planted["bits"].mask(seed, 2.25))
+    assert one(late) == rules.Verdict(
+        OPEN, "", "text undertrained: full attention 2.250 bits a byte, counter 2.000"
+    )
+    tied = planted.assign(bits=planted["bits"].mask(seed, 2.0))
+    assert one(tied).reason.startswith("text undertrained")
+    # A text of one machine may differ from another's: each seed is held to the counter of its own.
+    easier = planted.assign(counter=planted["counter"].mask(seed, 1.5))
+    assert "full attention 1.9" in one(easier).reason and "counter 1.500" in one(easier).reason
+
+
+@pytest.mark.parametrize("one", TEXT_RULES, ids=lambda one: type(one).__name__)
+def test_text_without_a_counter_decides_nothing(one):
+    planted = runs(lambda m, s, a: 2.5 - s, metric="loss", full=1.9, counter=2.0)
+    for gone in (planted.drop(columns="counter"), planted.assign(counter=math.nan)):
+        found = one(gone)
+        assert found.verdict == OPEN
+        assert found.reason.startswith("text unguarded: 3 of 3 results of full attention do not say")
+    old = (planted["mixer"] == "full") & (planted["seed"] == 2)
+    assert "1 of 3 results" in one(planted.assign(counter=planted["counter"].mask(old))).reason
+    linear = planted.assign(counter=planted["counter"].where(planted["mixer"] == "full"))
+    assert one(linear) == one(planted), "only full attention is the baseline"
+
+
+def test_the_last_word_is_guarded_by_the_loss_of_the_same_runs():
+    planted = runs(lambda m, s, a: 0.2 + s, metric="last_word", full=0.5, counter=2.0)
+    gain = rule("rises", "last_word", margin=0)
+    assert gain(planted.assign(bits=1.9)).verdict == SUPPORTED
+    assert gain(planted.assign(bits=2.1)).reason.startswith("text undertrained: full attention 2.100 bits")
+
+
+@pytest.mark.parametrize("seeds", [range(3), range(5)])
+def test_the_baseline_of_text_is_told_by_the_rule_for_baselines(seeds):
+    planted = runs(flat, metric="loss", full=1.9, counter=2.0, seeds=seeds)
+    found = rule("learnt", "loss")(planted)
+    assert (found.verdict, found.n) == (SUPPORTED, len(seeds)) and "counter 2.000, n = " in found.evidence
+    assert rule("learnt", "loss")(planted.assign(counter=1.9)).verdict == NOT
+    assert rule("learnt", "loss")(planted.drop(columns="counter")).verdict == OPEN
+
+
+def beside(ours, high):
+    """A table with another mixer's rows and seeds, and another metric's."""
+    theirs = ours[ours["mixer"] == "gla"].assign(mixer="mamba2", value=high)
+    late = theirs[theirs["seed"] == 0].assign(seed=99)
+    other = ours.assign(metric="other", seed=ours["seed"] + 50, value=0.0)
+    return pd.concat([theirs, late, ours, other], ignore_index=True)
+
+
+@pytest.mark.parametrize("value", [rising, other_order])
+@pytest.mark.parametrize("one", EVERY, ids=lambda one: type(one).__name__)
+def test_a_mixer_beside_the_paper_s_and_runs_of_another_grid_change_nothing(one, value):
+    planted = runs(value, arms=BOTH)
+    assert one(beside(planted, high=0.0)) == one(planted) == one(beside(planted, high=0.8))
+
+
+def test_a_mixer_beside_the_paper_s_counts_where_a_rule_names_it():
+    planted = beside(runs(flat), 0.8)
+    for mixer, verdict in (("mamba2", SUPPORTED), ("gla", NOT)):
+        first = {"layouts": "pure", "mixers": [mixer]}
+        more = rule("difference", first=first, second={"layouts": "full"}, relation="above", margin=-0.3)
+        assert more(planted).verdict == verdict
+        assert more.named() == {mixer}
+
+
+@pytest.mark.parametrize("one", EVERY, ids=lambda one: type(one).__name__)
+def test_a_metric_that_no_grid_measures_is_named(one):
+    found = one(runs(rising, arms=BOTH, metric="other"))
+    assert (found.verdict, found.reason) == (OPEN, "not measured at this scale: recall")
+
+
+DELTA, ADDITIVE = {"mixers": ["deltanet", "gated_deltanet"]}, {"mixers": ["retnet", "gla"]}
+GROUPS = rule(
+    "difference",
+    first=DELTA,
+    second=ADDITIVE,
+    relation="above",
+    margin=0.02,
+)
+
+
+def test_a_group_that_one_member_carries_names_it():
+    planted = runs(lambda m, s, a: 0.9 if m == "gated_deltanet" else 0.5 if m == "gla" else 0.55)
+    found = rule("difference", first=DELTA, second=ADDITIVE, relation="above", margin=0)(planted)
+    # Differences of pairs: 0 and 0.05 of DeltaNet, 0.35 and 0.4 of Gated DeltaNet; their mean is 0.2.
+    assert found.verdict == SUPPORTED and found.evidence.startswith("+0.200 [")
+    assert "most of it, +0.100, from Gated DeltaNet minus GLA; by pair: " in found.evidence
+    by_pair = found.evidence.partition("by pair: ")[2]
+    for name, mean in {
+        "DeltaNet minus RetNet": 0.0,
+        "DeltaNet minus GLA": 0.05,
+        "Gated DeltaNet minus RetNet": 0.35,
+        "Gated DeltaNet minus GLA": 0.4,
+    }.items():
+        line = next(line for line in by_pair.split("; ") if line.startswith(name))
+        assert float(line.removeprefix(name).split()[0]) == pytest.approx(mean, abs=0.0011)
+    assert "n = 3" in by_pair
+
+
+def test_a_pair_that_goes_the_other_way_undoes_a_group():
+    against = {"gated_deltanet": 0.9, "deltanet": 0.5, "retnet": 0.6}
+    found = GROUPS(runs(lambda m, s, a: against.get(m, 0.5)))
+    assert found.verdict == NOT and found.evidence.startswith("+0.150 [")
+    assert found.reason.startswith("the mean over pairs would support it, but the other way goes ")
+    assert "DeltaNet minus RetNet" in found.reason and "Gated" not in found.reason
+    # DeltaNet minus GLA is 0, wholly below the threshold of 0.02 as well; a wide interval undoes nothing.
+    assert "DeltaNet minus GLA" in found.reason
+    wide = runs(lambda m, s, a: against.get(m, 0.5))
+    noisy = (wide["mixer"] == "deltanet") & (wide["seed"] == 0)
+    assert GROUPS(wide.assign(value=wide["value"].mask(noisy, 0.8))).verdict != NOT
+
+
+def test_a_tie_with_the_threshold_undoes_nothing():
+    planted = runs(lambda m, s, a: 1.0 if m in ("deltanet", "gated_deltanet", "gla") else 0.5)
+    exact = planted.assign(value=planted["value"].round(1))
+    equal = rule("difference", relation="above", margin=0, first=DELTA, second=ADDITIVE)
+    assert equal(exact).verdict == SUPPORTED
+
+
+def test_a_group_that_is_not_supported_stays_so_and_layouts_of_one_group_have_no_pairs():
+    falling = GROUPS(runs(lambda m, s, a: 0.8 if m == "deltanet" else 0.3 if "delta" in m else 0.7))
+    assert falling.verdict == NOT and "other way" not in falling.reason and "by pair" in falling.evidence
+    assert "by pair" not in SAME(runs(flat)).evidence and "by pair" not in HELPS(runs(by_mixer)).evidence
+
+
+def test_a_pair_undoes_a_difference_of_differences():
+    def value(mixer, share, arm):
+        gain = {"deltanet": 0.3, "gated_deltanet": -0.1}.get(mixer, 0.0)
+        return 0.4 + gain * (arm == "published")
+
+    found = SHORT(runs(value, arms=BOTH))
+    assert (
+        found.evidence.startswith("+0.100 [") and "most of it, +0.075, from DeltaNet minus" in found.evidence
+    )
+    assert found.verdict == NOT and "Gated DeltaNet minus RetNet, Gated DeltaNet minus GLA" in found.reason
+    assert SHORT(runs(lambda m, s, a: abs(value(m, s, a) - 0.4) + 0.4, arms=BOTH)).verdict == SUPPORTED
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("spread", [0.01, 0.05])
+@pytest.mark.parametrize("step", [0.0, 0.02, 0.1])
+def test_flat_text_at_five_seeds_is_the_textbook_s_tests_of_equivalence(seed, spread, step):
+    """Every two layouts must have a paired t interval inside the margin, as scipy gives it."""
+    rng = np.random.default_rng(seed)
+    planted = runs(lambda m, s, a: 1.8 - step * s, metric="loss", full=1.7, counter=2.0, seeds=range(5))
+    planted["value"] += rng.normal(0, spread, len(planted))
+    one = rule("flat", "loss", mixers=["gla"], layouts="linear", margin=0.05)
+    found = one(planted)
+    mine = planted[planted["mixer"] == "gla"].pivot(index="seed", columns="label", values="value")
+    intervals = [
+        stats.ttest_rel(mine[a], mine[b]).confidence_interval(0.95) for a, b in combinations(mine.columns, 2)
+    ]
+    inside = [low > -0.05 and high < 0.05 for low, high in intervals]
+    assert found.n == 5 and (found.verdict == SUPPORTED) == all(inside)
+    assert found.evidence.startswith(f"{sum(inside)} of {len(inside)} hold")
+    if found.verdict == NOT:
+        assert any(low >= 0.05 or high <= -0.05 for low, high in intervals)
+
+
+def test_flat_text_of_the_registry_at_five_seeds():
+    from hybrid.claims import verdicts
+
+    claims = [claim for claim in verdicts.registry() if claim.id.startswith("lm-flat")]
+    assert len(claims) == 7
+    tables = {
+        verdict: runs(value, metric="loss_bits_per_byte", full=1.7, counter=2.0, seeds=range(5))
+        for verdict, value in {
+            SUPPORTED: lambda m, s, a: 1.8 + 0.02 * s,
+            NOT: lambda m, s, a: 1.9 - s,
+        }.items()
+    }
+    for claim in claims:
+        for verdict, table in tables.items():
+            assert (claim.rule(table).verdict, claim.rule(table).n) == (verdict, 5), claim.id
+
+
+def loaded(pure, one, two, **changes):
+    """Recall at the largest load of seven mixers and five seeds; `changes` are (mixer, label) -> value."""
+    values = {0: pure, 1 / 6: one, 2 / 6: two, 3 / 6: two}
+    changed = {tuple(name.split("__")): value for name, value in changes.items()}
+    label = {0: "pure", 1 / 6: "one", 2 / 6: "two", 3 / 6: "three"}
+    return runs(
+        lambda m, s, a: changed.get((m, label[s]), 0.1 if m == "hgrn" and s == 0 else values[s]),
+        metric="recall_64",
+        chance=1 / 64,
+        mixers=(*MIXERS, "mamba2"),
+        seeds=range(5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "planted", "verdict"),
+    [
+        ("capacity-orders-recall", loaded(0.3, 0.4, 0.9), SUPPORTED),
+        ("capacity-orders-recall", loaded(0.3, 0.4, 0.9, mamba2__pure=0.05), NOT),
+        ("capacity-orders-recall", loaded(0.3, 0.4, 0.9, gla__pure=0.05), NOT),
+        ("strong-pure-below-weak-hybrid", loaded(0.3, 0.4, 0.9), SUPPORTED),
+        ("strong-pure-below-weak-hybrid", loaded(0.3, 0.4, 0.9, gla__two=0.31), SUPPORTED),
+        ("strong-pure-below-weak-hybrid", loaded(0.3, 0.4, 0.9, gla__two=0.25), NOT),
+        ("strong-pure-below-weak-hybrid", loaded(0.3, 0.4, 0.9, retnet__pure=0.95), NOT),
+        ("one-last-block-is-little", loaded(0.3, 0.4, 0.9), SUPPORTED),
+        ("one-last-block-is-little", loaded(0.3, 0.4, 0.9, gla__one=0.7), NOT),
+        ("one-last-block-is-little", loaded(0.3, 0.2, 0.25), NOT),
+    ],
+)
+def test_planted_truths_of_the_book_s_own_claims(claim, planted, verdict):
+    from hybrid.claims import verdicts
+
+    (one,) = (some.rule for some in verdicts.registry() if some.id == claim)
+    assert (one(planted).verdict, one(planted).n) == (verdict, 5)
+    assert one(planted[planted["mixer"] != "mamba2"]).verdict in (OPEN, NOT), "every mixer of the grid counts"
+    late = planted.assign(value=planted["value"].mask(planted["mixer"] == "full", 0.9))
+    assert one(late).reason.startswith("baseline undertrained: lowest recall_64")
+
+
+def test_the_weakest_and_the_strongest_are_those_that_are_told():
+    from hybrid.claims import verdicts
+
+    (one,) = (some.rule for some in verdicts.registry() if some.id == "strong-pure-below-weak-hybrid")
+    found = one(loaded(0.3, 0.4, 0.9, gla__two=0.5, retnet__pure=0.35))
+    # Seven mixers on each side; the weakest hybrid minus the strongest pure model is the lowest pair.
+    assert (
+        "49 of 49 hold" in found.evidence and "highest: GLA 3:1 minus RetNet pure +0.150 [" in found.evidence
+    )
 
 
 def test_a_mixer_near_chance_is_left_out_of_a_mean_by_name():

@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 
 from hybrid.config import LessonConfig, TaskConfig, TrainConfig
 from hybrid.data import module, suite
-from hybrid.data.corpus import Corpus
+from hybrid.data.corpus import SHARD_TOKENS, Corpus
+from hybrid.data.counters import counter_bits
 from hybrid.data.module import TaskData, stream, vocab_size
 from hybrid.data.passkeys import Passkeys
 
@@ -357,3 +358,30 @@ def test_the_suite_hides_needles_of_measurement_in_held_out_text(small_corpus):
     data = TaskData(SUITE, TRAIN, 0)
     batch = next(data.suite_eval_batches("niah_single_2", 64))
     assert ((batch["input_ids"] >= 10_000) & (batch["input_ids"] < 11_000)).any()
+
+
+def bytes_corpus(seed, size=4000):
+    rng = np.random.default_rng(seed)
+    text = np.cumsum(rng.integers(0, 3, size)).astype(np.uint8)
+    return Corpus(text[: size // 2], text[size // 2 :], 256, 1.0, "")
+
+
+def test_the_counter_of_a_task_is_the_best_order_counted_once_a_corpus(monkeypatch):
+    counted = []
+    monkeypatch.setattr(module, "counter_bits", lambda *text: counted.append(text) or counter_bits(*text))
+    first, second = bytes_corpus(0), bytes_corpus(1)
+    found = {}
+    for name, corpus in (("first", first), ("again", first), ("second", second)):
+        monkeypatch.setattr(module, "load_corpus", lambda task, corpus=corpus: corpus)
+        found[name] = TaskData(TASK, TRAIN, 0).counter_bits
+        assert found[name] == min(counter_bits(corpus.train, corpus.valid, orders=6).values())
+    assert len(counted) == 2 and found["first"] == found["again"] != found["second"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"recall_fraction": 1.0}, {"tokenizer": "some/tokenizer"}, {"corpus_tokens": SHARD_TOKENS + 1}],
+)
+def test_where_nothing_can_be_counted_there_is_no_counter_and_no_text_is_read(monkeypatch, changes):
+    monkeypatch.setattr(module, "load_corpus", lambda task: pytest.fail("text was read"))
+    assert TaskData(replace(TASK, **changes), TRAIN, 0).counter_bits is None

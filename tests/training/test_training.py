@@ -67,6 +67,8 @@ def test_a_result_names_the_corpus_whenever_one_was_read(monkeypatch, recall, su
     ).metrics
     assert metrics.get("corpus_fingerprint") == (read[0].fingerprint if read else None)
     assert bool(read) == ((recall, suite) != (1.0, 0.0))
+    # Text is trained on, and so has a counter to beat, wherever not all sequences are recall.
+    assert ("counter_bits_per_byte" in metrics) == (recall < 1)
 
 
 class Stopped(Exception):

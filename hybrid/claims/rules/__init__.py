@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from hybrid.claims.rules.choices import Choices
 from hybrid.claims.rules.contrasts import Cells
 from hybrid.claims.rules.exact import Counted
-from hybrid.claims.rules.layouts import Flat, Rises, Saturates, Steady
+from hybrid.claims.rules.layouts import Flat, PartOfGain, Rises, Saturates, Steady
 from hybrid.claims.rules.means import AgainstFull, Difference, Interaction, Learnt, NearChance, RankUnrelated
 from hybrid.claims.rules.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Verdict, decide
 
@@ -29,6 +29,7 @@ RULES = {
         Steady,
         Flat,
         Saturates,
+        PartOfGain,
         Counted,
         Choices,
     )

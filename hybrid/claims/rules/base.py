@@ -35,6 +35,24 @@ def attempt(runs: pandas.DataFrame, name: str, terms: Sequence[tuple[float, Cell
         return Undecided(f"{name}: {why}")
 
 
+def side(cells: Cells) -> str:
+    """Such as "HGRN-2 3:1"; the mixer alone where layouts are averaged."""
+    if cells.layouts == "full":
+        return "full attention"
+    return mixer_words(cells.mixers) + ("" if cells.layouts == "hybrids" else f" {cells.layouts}")
+
+
+def between(first: Cells, second: Cells) -> str:
+    """Name of a pair's difference."""
+    return f"{side(first)} minus {side(second)}"
+
+
+def mixed(pairs: Sequence[tuple[Cells, Cells]]) -> bool:
+    """Whether groups of different mixers are compared, and not one pair, nor the layouts of one group."""
+    firsts, seconds = ({cells.mixers for cells in sides} for sides in zip(*pairs, strict=True))
+    return len(pairs) > 1 and firsts != seconds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """What all rules about runs share."""
@@ -62,6 +80,17 @@ class Rule:
         """Cells of the rule's metric and arm."""
         return Cells(layouts, tuple(mixers)).within(self.default)
 
+    @decides
+    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+        """Decide from the observations of the rule's own metrics; others may be of other runs and seeds."""
+        mine = runs[runs["metric"].isin(self.metrics())]
+        if missing := self.metrics() - set(mine["metric"]):
+            raise Undecided(f"not measured at this scale: {', '.join(sorted(missing))}")
+        return self._decide(mine)
+
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
+        raise NotImplementedError
+
     def arms(self) -> set[str]:
         """Arms whose runs the rule reads."""
         return {self.arm} | {cells.arm for cells in self._named() if cells.arm}
@@ -69,6 +98,10 @@ class Rule:
     def metrics(self) -> set[str]:
         """Columns that the rule reads."""
         return {self.metric} | {cells.metric for cells in self._named() if cells.metric}
+
+    def named(self) -> set[str]:
+        """Mixers that the rule names."""
+        return set(self.mixers).union(*(cells.mixers for cells in self._named()))
 
     def _named(self) -> list[Cells]:
         values = [getattr(self, field.name) for field in fields(self)]

@@ -2,15 +2,18 @@
 
 A table of *observations* has one row a run and metric: ``metric``, ``arm``, ``mixer`` ("full" for full
 attention), ``label`` (ratio label), ``full_blocks``, ``depth``, ``seed``, ``value`` (NaN where the run is
-missing or failed), ``chance`` (what guessing gives; NaN for a metric that is no task, such as a loss) and
+missing or failed), ``chance`` (what guessing gives; NaN for a metric of text, such as a loss) and
 ``floor`` (what the best rule that skips the task gives, see `hybrid.data.floors`; where it is absent or NaN,
-chance counts). "Chance" below is the larger of the two.
+chance counts). "Chance" below is the larger of the two. A metric of text has ``bits`` in place of them, the
+run's loss in bits per byte, and ``counter``, that of the best counter of bytes on the same text
+(`hybrid.data.counters`; NaN where it is not known).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,6 +137,17 @@ class Contrast:
     """Least and largest value it can take."""
 
 
+def crossed(runs: pandas.DataFrame, first: Cells, second: Cells) -> list[tuple[Cells, Cells]]:
+    """Every pair of one mixer of the first cells and one of the second; full attention is one."""
+
+    def singles(side: Cells) -> list[Cells]:
+        if side.layouts == "full":
+            return [side]
+        return [replace(side, mixers=(mixer,)) for mixer in side.mixers or _mixers(runs)]
+
+    return list(product(singles(first), singles(second)))
+
+
 def contrast(runs: pandas.DataFrame, name: str, terms: Sequence[tuple[float, Cells]]) -> Contrast:
     """The sum of ``weight * mean over cells``, seed by seed.
 
@@ -174,10 +188,10 @@ def matrix(runs: pandas.DataFrame, cells: Sequence[Cells]) -> tuple[np.ndarray, 
 
     Raises ``ValueError`` when two runs of one seed stand in the same cell.
     """
-    every = sorted(runs["seed"].unique())
+    tables = [some.rows(runs).sort_values(["mixer", "full_blocks", "seed"]) for some in cells]
+    every = sorted({seed for rows in tables for seed in rows["seed"]})
     means, missing = np.full((len(every), len(cells)), np.nan), {}
-    for column, some in enumerate(cells):
-        rows = some.rows(runs).sort_values(["mixer", "full_blocks", "seed"])
+    for column, (some, rows) in enumerate(zip(cells, tables, strict=True)):
         models: dict[str, dict] = {}
         place = ("mixer", "label", "seed", "value")
         for mixer, label, seed, value in zip(*(rows[name] for name in place), strict=True):
@@ -208,8 +222,10 @@ def check_seeds(paired: int, missing: str) -> None:
 
 
 def check_learnt(runs: pandas.DataFrame, cells: Sequence[Cells]) -> None:
-    """Raise `Undecided` where full attention has not learnt a task of the cells: what a baseline did not
-    learn cannot show what its rivals lack. A metric that is no task always counts.
+    """Raise `Undecided` where full attention has not learnt what the cells are about: what a baseline did not
+    learn cannot show what its rivals lack. A task is learnt from `LEARNT`, text where the loss is below that
+    of the best counter of bytes. Every seed must have learnt it, the worst one too: a mean below the counter
+    can hold a seed that has learnt no more than which bytes follow which, and so can the means of its rivals.
 
     Where both arms are compared, full attention of the matched arm is the baseline: it shows that the task
     can be learnt within the budget, and one that fails without the convolution is a result, not a flaw.
@@ -217,22 +233,39 @@ def check_learnt(runs: pandas.DataFrame, cells: Sequence[Cells]) -> None:
     arms = {some.arm for some in cells}
     arm = "matched" if "matched" in arms else "published"
     for metric in dict.fromkeys(some.metric for some in cells):
-        if _chance(runs, metric) is None:
-            continue
         full = runs[(runs["metric"] == metric) & (runs["arm"] == arm) & (runs["mixer"] == "full")]
-        values = full["value"].dropna()
-        if values.empty:
+        full = full[full["value"].notna()]
+        if full.empty:
             raise Undecided(f"baseline unknown: no finished run of full attention ({metric}, {arm} arm)")
-        if values.min() < LEARNT:
+        if _chance(runs, metric) is None:
+            bits, counter = against_counter(full)
+            if bits >= counter:
+                raise Undecided(
+                    f"text undertrained: full attention {bits:.3f} bits a byte, counter {counter:.3f}"
+                )
+        elif (lowest := full["value"].min()) < LEARNT:
             raise Undecided(
-                f"baseline undertrained: lowest {metric} of full attention {values.min():.3f} "
-                f"over {len(values)} seeds, below {LEARNT}"
+                f"baseline undertrained: lowest {metric} of full attention {lowest:.3f} "
+                f"over {len(full)} seeds, below {LEARNT}"
             )
+
+
+def against_counter(full: pandas.DataFrame) -> tuple[float, float]:
+    """Loss in bits per byte of the seed that does worst beside the counter of its text, and the counter's.
+    Raises `Undecided` where a result does not hold the counter."""
+    known = full.reindex(columns=["bits", "counter"])
+    if known.isna().any(axis=None):
+        raise Undecided(
+            f"text unguarded: {known.isna().any(axis=1).sum()} of {len(full)} results of full attention "
+            "do not say what a counter of bytes reaches"
+        )
+    worst = known.iloc[(known["bits"] - known["counter"]).to_numpy().argmax()]
+    return float(worst["bits"]), float(worst["counter"])
 
 
 def left_chance(runs: pandas.DataFrame, metric: str, mixer: str, arms: Sequence[str]) -> bool:
     """Whether some layout of the mixer is, on average over seeds, clearly above chance, see `near_chance`.
-    True for a metric that is no task."""
+    True for a metric of text."""
     chance = _chance(runs, metric)
     if chance is None:
         return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hybrid.claims.rules.base import Rule, attempt, check_count, decides
+from hybrid.claims.rules.base import Rule, attempt, check_count
 from hybrid.claims.rules.contrasts import NAMES, Cells, Undecided, check_learnt, contrast
 from hybrid.claims.rules.verdicts import Relation, Verdict, together
 from hybrid.papers.published import paper_mixers
@@ -42,8 +42,7 @@ class Rises(Rule):
             f"{Relation('above', self.margin).words()}{each}"
         )
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         check_learnt(runs, [self.default])
         relation = Relation("above", self.margin)
         if not self.count:
@@ -78,8 +77,7 @@ class Steady(Rule):
         relation = Relation("above", -self.margin).words()
         return f"{self.about()}every step to the next denser layout is {relation}"
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         labels, _ = _ladder(self.cells(self.layouts).rows(runs))
         return _compare(self, runs, [(b, a) for a, b in pairwise(labels)], Relation("above", -self.margin))
 
@@ -100,8 +98,7 @@ class Flat(Rule):
         super().__post_init__()
         Relation("within", self.margin)
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         labels, _ = _ladder(self.cells(self.layouts).rows(runs))
         pairs = [(b, a) for a, b in combinations(labels, 2)]
         return _compare(self, runs, pairs, Relation("within", self.margin))
@@ -120,8 +117,7 @@ class Saturates(Rule):
         first = f"{self.about()}{self.at} minus no full block is {rise}"
         return f"{first}, and the densest hybrid minus {self.at} is {rest}"
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         check_learnt(runs, [self.default])
         labels, _ = _ladder(self.cells("linear").rows(runs))
         if self.at not in labels or labels[-1] == self.at:
@@ -133,6 +129,41 @@ class Saturates(Rule):
                 (self.at, labels[-1], Relation("within", self.margin)),
             )
         ]
+        return together(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOfGain(Rule):
+    """The gain of one layout over no full block is less than a share of that of another, which must itself
+    lie above 0; both for every single mixer."""
+
+    name = "part_of_gain"
+    part: str
+    whole: str
+    share: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for layouts in (self.part, self.whole):
+            Cells(layouts)
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must be between 0 and 1; got {self.share!r}")
+
+    def words(self) -> str:
+        return (
+            f"{self.about()}the gain of {self.whole} over no full block is above 0 and that of {self.part} "
+            f"below {self.share:g} times as much, for every single mixer"
+        )
+
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
+        check_learnt(runs, [self.default])
+        found = []
+        for mixer in self.mixers or paper_mixers():
+            part, whole, pure = (self.cells(at, (mixer,)) for at in (self.part, self.whole, "pure"))
+            less = [(1.0, part), (-self.share, whole), (self.share - 1, pure)]
+            name = f"{NAMES[mixer]} {self.part} gain minus {self.share:g} times {self.whole} gain"
+            gain = attempt(runs, f"{NAMES[mixer]} {self.whole} gain", [(1.0, whole), (-1.0, pure)])
+            found += [(gain, Relation("above", 0.0)), (attempt(runs, name, less), Relation("below", 0.0))]
         return together(found)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hybrid.claims.rules.base import Rule, attempt, check_count, decides
+from hybrid.claims.rules.base import Rule, attempt, between, check_count, mixed
 from hybrid.claims.rules.contrasts import (
     CLEAR,
     LEARNT,
@@ -16,10 +16,12 @@ from hybrid.claims.rules.contrasts import (
     Cells,
     Contrast,
     Undecided,
+    against_counter,
     chance_of,
     check_learnt,
     check_seeds,
     contrast,
+    crossed,
     left_chance,
     matrix,
     mixer_words,
@@ -32,6 +34,7 @@ from hybrid.claims.rules.verdicts import (
     SUPPORTED,
     Relation,
     Verdict,
+    of_members,
     together,
 )
 from hybrid.papers.published import paper_mixers
@@ -50,8 +53,10 @@ RANKED = 4
 class Difference(Rule):
     """The mean of some cells minus that of others, times a factor, lies as the relation says.
 
-    "At least 1.75 times as much" is a difference to 1.75 times the other that is above 0 (Fieller's way to
-    test a ratio), and the ratio is reported beside it.
+    Groups of mixers are averaged, and every pair of one mixer of each is told beside them
+    (`verdicts.of_members`); or with a `count` each pair is taken by itself. "At least 1.75 times as much" is
+    a difference to 1.75 times the other that is above 0 (Fieller's way to test a ratio), and the ratio is
+    reported beside it.
     """
 
     name = "difference"
@@ -60,10 +65,14 @@ class Difference(Rule):
     factor: float = 1.0
     relation: str
     margin: float
+    count: str = ""
+    """How many pairs of one mixer of each side must have the relation; empty: their mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         Relation(self.relation, self.margin)
+        if self.count:
+            check_count(self.count)
 
     def words(self) -> str:
         times = "" if self.factor == 1 else f"{self.factor:g} times "
@@ -71,13 +80,24 @@ class Difference(Rule):
             replace(c, mixers=c.mixers or self.mixers).words() for c in (self.first, self.second)
         )
         relation = Relation(self.relation, self.margin).words()
-        return f"{self.metric}, {self.arm} arm: {first} minus {times}{second} is {relation}"
+        each = f" for {COUNTS[self.count]} of their pairs" if self.count else ""
+        return f"{self.metric}, {self.arm} arm: {first} minus {times}{second} is {relation}{each}"
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         sides = [self.first.within(self.default), self.second.within(self.default)]
-        one = contrast(runs, "", list(zip((1.0, -self.factor), sides, strict=True)))
-        found = together([(one, Relation(self.relation, self.margin))])
+        check_learnt(runs, sides)
+        relation, pairs = Relation(self.relation, self.margin), crossed(runs, *sides)
+        weights = (1.0, -self.factor)
+
+        def members() -> list[Contrast | Undecided]:
+            return [attempt(runs, between(*p), list(zip(weights, p, strict=True))) for p in pairs]
+
+        if self.count:
+            return together([(one, relation) for one in members()], self.count)
+        one = contrast(runs, "", list(zip(weights, sides, strict=True)))
+        found = together([(one, relation)])
+        if mixed(pairs):
+            found = of_members(found, relation, members())
         if self.factor == 1:
             return found
         positive = (np.finfo(float).tiny, np.inf)
@@ -112,15 +132,23 @@ class Interaction(Rule):
         relation = Relation(self.relation, self.margin).words()
         return f"({sides}) in {here}, minus the same in {there}, is {relation}"
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         places = [place.within(self.default) for place in self.places]
         cells = [side.within(place) for place in places for side in (self.first, self.second)]
-        one = contrast(runs, "", list(zip((1.0, -1.0, -1.0, 1.0), cells, strict=True)))
-        found = together([(one, Relation(self.relation, self.margin))])
+        weights, relation = (1.0, -1.0, -1.0, 1.0), Relation(self.relation, self.margin)
+        one = contrast(runs, "", list(zip(weights, cells, strict=True)))
+        found = together([(one, relation)])
         gains = one.means.mean(axis=0).reshape(2, 2) @ (1.0, -1.0)
         parts = [f"{p.metric}, {p.arm} arm {gain:+.3f}" for p, gain in zip(places, gains, strict=True)]
-        return replace(found, evidence=f"{found.evidence} ({'; '.join(parts)})".strip())
+        found = replace(found, evidence=f"{found.evidence} ({'; '.join(parts)})".strip())
+        here, there = (crossed(runs, *cells[at : at + 2]) for at in (0, 2))
+        if not mixed(here):
+            return found
+        members = [
+            attempt(runs, between(*pair), list(zip(weights, (*pair, *same), strict=True)))
+            for pair, same in zip(here, there, strict=True)
+        ]
+        return of_members(found, relation, members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +174,7 @@ class AgainstFull(Rule):
             f"{relation} for {COUNTS[self.count]} of them"
         )
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         check_learnt(runs, [self.default])
         models = self.cells(self.layouts).rows(runs).drop_duplicates(["mixer", "full_blocks"])
         models = models.sort_values(["mixer", "full_blocks"])
@@ -161,20 +188,28 @@ class AgainstFull(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class Learnt(Rule):
-    """Full attention has learnt the task at the training length, every seed of it."""
+    """Full attention has learnt the task at the training length, or the text, every seed of it."""
 
     name = "learnt"
 
     def words(self) -> str:
-        return f"{self.metric}, {self.arm} arm: the lowest seed of full attention is at least {LEARNT}"
+        return (
+            f"{self.metric}, {self.arm} arm: the lowest seed of full attention is at least {LEARNT}; for "
+            "text, every seed is below a counter of bytes"
+        )
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
-        values = self.cells("full").rows(runs)["value"].dropna()
-        if values.empty:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
+        full = self.cells("full").rows(runs)
+        full = full[full["value"].notna()]
+        if full.empty:
             raise Undecided("no finished run of full attention")
-        verdict = SUPPORTED if values.min() >= LEARNT else NOT_SUPPORTED
-        return Verdict(verdict, f"lowest {values.min():.3f}, n = {len(values)}", "", len(values))
+        if full["chance"].isna().all():
+            bits, counter = against_counter(full)
+            learnt, evidence = bits < counter, f"{bits:.3f} bits a byte, counter {counter:.3f}"
+        else:
+            learnt, evidence = full["value"].min() >= LEARNT, f"lowest {full['value'].min():.3f}"
+        verdict = SUPPORTED if learnt else NOT_SUPPORTED
+        return Verdict(verdict, f"{evidence}, n = {len(full)}", "", len(full))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +229,7 @@ class RankUnrelated(Rule):
             f"{self.about()}Kendall's tau between pure models and hybrids ({hybrids}) is below {SAME_ORDER:g}"
         )
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         check_learnt(runs, [self.default])
         there = [m for m in self.mixers or paper_mixers() if (runs["mixer"] == m).any()]
         kept = [m for m in there if left_chance(runs, self.metric, m, [self.arm])]
@@ -229,8 +263,7 @@ class NearChance(Rule):
             f"half-way from chance to 1 and at least {CLEAR:g} above chance"
         )
 
-    @decides
-    def __call__(self, runs: pandas.DataFrame) -> Verdict:
+    def _decide(self, runs: pandas.DataFrame) -> Verdict:
         cells = self.cells(self.layouts)
         check_learnt(runs, [cells])
         limit = near_chance(chance_of(runs, self.metric))

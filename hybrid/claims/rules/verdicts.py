@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hybrid.claims.rules.contrasts import SEEDS, Contrast, Undecided
 from hybrid.statistics.intervals import interval
@@ -69,6 +71,16 @@ class Relation:
             case _:
                 holds, fails = -margin < low and high < margin, low >= margin or high <= -margin
         return SUPPORTED if holds else NOT_SUPPORTED if fails else INCONCLUSIVE
+
+    def opposed(self, low: float, high: float) -> bool:
+        """Whether the whole interval lies beyond the margin on the other side; a tie does not."""
+        match self.kind:
+            case "above":
+                return high < self.margin
+            case "below":
+                return low > self.margin
+            case _:
+                return low > self.margin or high < -self.margin
 
 
 def decide(
@@ -138,6 +150,30 @@ def together(found: Sequence[tuple[Contrast | Undecided, Relation]], count: str 
     reasons += dict.fromkeys(c.note for c, _ in done if c.note)
     reasons += dict.fromkeys(f"missing: {c.missing}" for c, _ in done if c.missing)
     return Verdict(verdict, evidence, "; ".join(reasons), min(len(c.values) for c, _ in done))
+
+
+def of_members(pooled: Verdict, relation: Relation, members: Sequence[Contrast | Undecided]) -> Verdict:
+    """The verdict about two groups of mixers, with what each pair of their members says about it.
+
+    A mean over pairs can rest on one of them. So the evidence names the pair that contributes most, with its
+    part of the mean, and gives every pair's difference; and a mean is not supported where the 95 % interval
+    of one pair, taken alone, lies wholly on the other side of the threshold.
+    """
+    done = [one for one in members if isinstance(one, Contrast)]
+    if not done:
+        return pooled
+    parts = {one.name: one.values.mean() / len(members) for one in done}
+    most = max(parts, key=lambda name: parts[name] * np.sign(sum(parts.values())))
+    singles = {one.name: decide(one.values, relation.margin, relation.kind, one.bounds) for one in done}
+    against = [one.name for one in done if relation.opposed(*interval(one.values, LEVEL, one.bounds)[1:])]
+    lines = [f"{name} {single.evidence}" for name, single in singles.items()]
+    lines += [str(one) for one in members if isinstance(one, Undecided)]
+    evidence = f"{pooled.evidence}; most of it, {parts[most]:+.3f}, from {most}; by pair: {'; '.join(lines)}"
+    if pooled.verdict != SUPPORTED or not against:
+        return replace(pooled, evidence=evidence)
+    why = f"the mean over pairs would support it, but the other way goes {', '.join(against)}"
+    reason = "; ".join(filter(None, [why, pooled.reason]))
+    return replace(pooled, verdict=NOT_SUPPORTED, evidence=evidence, reason=reason)
 
 
 def _with_room(one: Contrast | Undecided, relation: Relation) -> Contrast | Undecided:
