@@ -32,7 +32,7 @@ RULES = ("additive", "delta")
 
 
 def exact_pairs(channels: int, heads: int = 1) -> int:
-    """The most pairs that ``heads`` heads of ``channels`` key channels each return exactly, for any values."""
+    """The most pairs that ``heads`` heads of ``channels`` key channels return exactly, for any values."""
     return channels * heads
 
 
