@@ -520,12 +520,12 @@ def test_the_commit_is_known_in_a_checkout_and_none_outside(tmp_path, monkeypatc
 def test_snakemake_trains_what_is_missing_of_a_study():
     from hybrid.studies.catalogue import study
 
-    specs = study("learning_rates", "smoke")
+    specs = study("recall_rates", "smoke")
     for s in specs[2:]:
         Store().write(result(s))
     command = [sys.executable, "-m", "snakemake", "runs", "--dry-run", "--cores", "1", "--quiet", "rules"]
     plan = subprocess.run(
-        [*command, "--config", "study=learning_rates", "scale=smoke"],
+        [*command, "--config", "study=recall_rates", "scale=smoke"],
         cwd=TESTS.parent,
         env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
         capture_output=True,
