@@ -18,6 +18,7 @@ from flat import flat_config
 from hybrid.config import LinearConfig, RunSpec, TaskConfig, TrainConfig
 from hybrid.data import module
 from hybrid.runs.runner import work_folder
+from hybrid.runs.store import Result
 from hybrid.training import fit as fitting
 from hybrid.training.fit import LitHybridLM, fit
 from hybrid.training.loop import learning_rate_factor, number_format
@@ -119,7 +120,7 @@ def test_a_killed_process_resumes_and_ends_as_if_it_had_not_been_killed(tmp_path
 
     subprocess.run(command, env=env, check=True, timeout=300)
     whole = fit(long, progress=False)
-    resumed = json.loads(stored.read_text())
+    resumed = vars(Result.from_json(stored.read_text()))
     assert [point["step"] for point in resumed["curve"]] == list(range(20, 401, 20))
     assert resumed["metrics"]["recall"] == pytest.approx(whole.metrics["recall"], abs=1e-6)
     for ours, theirs in zip(resumed["curve"], whole.curve, strict=True):
@@ -160,7 +161,7 @@ def train_on_two_processes(spec, folder, strategy) -> dict:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads((folder / "results" / "runs" / f"{spec.run_id}.json").read_text())
+    return vars(Result.from_json((folder / "results" / "runs" / f"{spec.run_id}.json").read_text()))
 
 
 @pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("fsdp", 2)])
