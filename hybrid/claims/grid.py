@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -78,8 +78,9 @@ def observed(specs: Mapping[str, Mapping[str, Sequence[RunSpec]]]) -> pandas.Dat
     Every run has a row for each metric of its kind that its task measures, whatever is stored. "recall_64" is
     the accuracy at a load of 64 pairs at the length where a task is summed up, and so for every load.
     "suite", "needle" and the groups of the suite are means over those of their tasks that full attention has
-    learnt at the training length, every seed to `LEARNT`; over all of them where it has learnt none. The
-    column ``tasks`` says how many of how many. Where both arms are read, the matched one says what is learnt.
+    learnt at the training length, every seed to `LEARNT`; over all that are measured where it has learnt
+    none. The column ``tasks`` says how many of how many; a group without a measured task has no row. Where
+    both arms are read, the matched one says what is learnt.
 
     Args:
         specs: arm ("matched" or "published") -> kind of metrics, one of `GRIDS` -> runs, all of one task.
@@ -88,11 +89,12 @@ def observed(specs: Mapping[str, Mapping[str, Sequence[RunSpec]]]) -> pandas.Dat
     """
     import pandas
 
+    from hybrid.data import suite
     from hybrid.runs import runner
 
     if not all(runs for kinds in specs.values() for runs in kinds.values()) or not any(specs.values()):
         raise ValueError("no run to observe")
-    tables, of_suite, tasks = [], [], []
+    tables, of_suite, tasks, measured = [], [], [], {}
     for arm, kinds in specs.items():
         for some, runs in kinds.items():
             task = runs[0].task
@@ -104,9 +106,10 @@ def observed(specs: Mapping[str, Mapping[str, Sequence[RunSpec]]]) -> pandas.Dat
                     tables.append(_recall(found, _at_home(runs, arm, "recall_by", LOAD), task))
                 case "suite" if task.has_suite:
                     of_suite.append(found[PLACE])
+                    measured |= suite.chosen(task.suite_tasks)
                     tasks.append(_at_home(runs, arm, "suite_by", TASK))
     if tasks:
-        tables.append(_suite(pandas.concat(tasks), pandas.concat(of_suite)))
+        tables.append(_suite(pandas.concat(tasks), pandas.concat(of_suite), measured))
     return pandas.concat(tables or [pandas.DataFrame(columns=[*PLACE, *COLUMNS])], ignore_index=True)
 
 
@@ -150,7 +153,7 @@ def _recall(found: pandas.DataFrame, rows: pandas.DataFrame, task: TaskConfig) -
     )
 
 
-def _suite(tasks: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
+def _suite(tasks: pandas.DataFrame, runs: pandas.DataFrame, measured: Collection[str]) -> pandas.DataFrame:
     """Observations of the suite and its groups, a row for every run, the missing ones too."""
     import pandas
 
@@ -165,7 +168,10 @@ def _suite(tasks: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
     learnt = set(lowest.index[lowest >= LEARNT])
     parts = []
     for metric, names in groups.items():
+        names = [name for name in names if name in measured]
         counted = [name for name in names if name in learnt]
+        if not names:
+            continue
         some = tasks[tasks["task"].isin(counted or names)]
         means = some.groupby("run_id")["accuracy"].mean()
         parts.append(

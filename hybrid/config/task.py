@@ -66,8 +66,10 @@ class TaskConfig:
     lesson: LessonConfig | None = None
     """Short sequences first; None: every step trains on the same lengths and loads."""
     suite_fraction: float = 0.0
-    """Share of the recall sequences that are tasks of `hybrid.data.suite`, all thirteen equally often;
-    the others are multi-query associative recall."""
+    """Share of the recall sequences that are tasks of `hybrid.data.suite`, equally often; the others are
+    multi-query associative recall."""
+    suite_tasks: tuple[str, ...] = ()
+    """Names of the suite's tasks that are trained and measured; empty: all thirteen."""
     recall_vocab: int = 128
     """Recall symbols: half are keys, half are values."""
     eval_pairs: tuple[int, ...] = (4, 8, 16)
@@ -89,6 +91,7 @@ class TaskConfig:
             raise ValueError(f"unknown packing {self.packing!r}; allowed: {', '.join(PACKINGS)}")
         share(self, "recall_fraction")
         share(self, "suite_fraction")
+        object.__setattr__(self, "suite_tasks", numbers(self, "suite_tasks"))
         if self.has_suite:
             for name, needed in (("seq_len", 64), ("recall_vocab", 32), ("eval_lengths", 64)):
                 value = getattr(self, name)
@@ -146,5 +149,5 @@ class TaskConfig:
 
     @property
     def has_suite(self) -> bool:
-        """Whether the thirteen tasks of the suite are trained and measured."""
+        """Whether tasks of the suite are trained and measured."""
         return self.recall_fraction > 0 and self.suite_fraction > 0

@@ -40,12 +40,15 @@ class TaskData(LightningDataModule):
     Evaluation batches depend on the task and on ``asked`` alone, never on the seed of the run: "eval" are
     the questions and windows of text that results are measured on, "select" are others of the same kinds
     (windows as far as the text holds others), for whoever chooses something by measuring.
+
+    Raises ``ValueError`` naming an unknown task of the suite.
     """
 
     def __init__(self, task: TaskConfig, train: TrainConfig, seed: int, asked: str = "eval") -> None:
         super().__init__()
         if asked not in ("eval", "select"):
             raise ValueError(f"unknown asked {asked!r}; allowed: eval, select")
+        self.suite = suite.chosen(task.suite_tasks) if task.has_suite else {}
         self.task, self.train, self.seed, self.asked = task, train, seed, asked
         self.rows = train.batch_size // train.accumulate
 
@@ -114,7 +117,7 @@ class TaskData(LightningDataModule):
             )
             parts.append(self._recall(inputs, labels))
         if suite_rows:
-            names = rng.choice(list(suite.TASKS), suite_rows)
+            names = rng.choice(list(self.suite), suite_rows)
             symbols = self._symbols(self.corpus.train)
             parts.append(
                 self._suite([suite.sample(rng, symbols, name, task.seq_len, many=True) for name in names])

@@ -21,7 +21,7 @@ same for all tasks:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -328,15 +328,25 @@ NEEDLES = tuple(name for name in TASKS if name.startswith("niah_"))
 """The eight tasks each symbol of whose answer stands beside its key."""
 
 
+def chosen(names: Sequence[str] = ()) -> dict[str, Task]:
+    """Those of `TASKS` with these names, in the order of `TASKS`; no name stands for all thirteen.
+
+    Raises ``ValueError`` naming an unknown or repeated task and the allowed ones.
+    """
+    for name in names:
+        if name not in TASKS or list(names).count(name) > 1:
+            what = "unknown" if name not in TASKS else "repeated"
+            raise ValueError(f"{what} recall task {name!r}; allowed: {', '.join(TASKS)}, each once")
+    return {name: task for name, task in TASKS.items() if not names or name in names}
+
+
 def sample(rng: np.random.Generator, symbols: Symbols, name: str, length: int, many: bool = False) -> Sample:
     """A sample of a task; with ``many``, half of the sequence is questions where one context can be asked
     several (training), else there is one question (measurement).
 
     Raises ``ValueError`` naming an unknown task, or a length too short for it.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown recall task {name!r}; allowed: {', '.join(TASKS)}")
-    task = TASKS[name]
+    task = chosen([name])[name]
     return task.make(rng, symbols, length, **({"queries": None} if many and task.repeats else {}))
 
 

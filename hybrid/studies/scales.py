@@ -167,7 +167,7 @@ LAPTOP = Scale(
         "mamba2": 8e-3,
     },
     sweep_steps=480,
-    seeds=(10, 11),
+    seeds=(10, 11, 12),
 )
 GPU = Scale(
     depth=24,
@@ -227,8 +227,16 @@ SCALES: dict[str, dict[str, Scale | Paper]] = {
                 eval_sequences=512,
             ),
             train=TrainConfig(steps=500, batch_size=12, lr=4e-3, warmup=30, final=0.05, eval_every=50),
-            rates={},
-            sweep_steps=None,
+            rates={
+                "full": 8e-3,
+                "hgrn": 1.6e-2,
+                "retnet": 8e-3,
+                "gla": 8e-3,
+                "hgrn2": 1.6e-2,
+                "deltanet": 1.6e-2,
+                "gated_deltanet": 1.6e-2,
+            },
+            sweep_steps=300,
         ),
         "start": replace(_started(LAPTOP, 64, steps=300, batch_size=12, eval_every=20), seeds=(10, 11, 12)),
         "mixture": replace(

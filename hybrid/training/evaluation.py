@@ -116,8 +116,8 @@ def evaluate(
     ``recall_by`` (the rows of `recall_accuracy` for every length and load that fits: a load of n
     pairs needs 4 n tokens) and ``recall``, the mean of the accuracy over the trained loads at the
     training length (where these are not measured: over all loads, at the shortest measured length);
-    where it holds the suite, ``suite_by`` (the rows of `suite_accuracy`), ``suite``, the mean of the
-    thirteen tasks at that length, and ``needle``, the mean of `NEEDLES`.
+    where it holds the suite, ``suite_by`` (the rows of `suite_accuracy`), ``suite``, the mean of its tasks
+    at that length, and ``needle``, the mean of those among `NEEDLES`.
 
     `sequences` bounds the sequences behind each number; None is the task's own. `lengths` replaces the
     task's own `eval_lengths`, unless it is empty.
@@ -141,13 +141,13 @@ def evaluate(
         trained = [row for row in whole if row["pairs"] in task.pairs] or whole
         metrics |= {"recall": _mean(trained), "recall_by": rows}
     if task.has_suite:
-        rows = [suite_accuracy(model, data, name, length, sequences) for length in lengths for name in TASKS]
+        rows = [
+            suite_accuracy(model, data, name, length, sequences) for length in lengths for name in data.suite
+        ]
         whole = [row for row in rows if row["length"] == home]
-        metrics |= {
-            "suite": _mean(whole),
-            "needle": _mean([row for row in whole if row["task"] in NEEDLES]),
-            "suite_by": rows,
-        }
+        metrics |= {"suite": _mean(whole), "suite_by": rows}
+        if of_needles := [row for row in whole if row["task"] in NEEDLES]:
+            metrics["needle"] = _mean(of_needles)
     model.train(training)
     return metrics
 

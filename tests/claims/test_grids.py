@@ -178,6 +178,23 @@ def test_claims_on_a_suite_that_the_scale_does_not_measure_are_inconclusive(grid
     assert found.loc["rises-recall", "reason"].startswith("baseline unknown")
 
 
+def test_a_group_of_the_suite_without_a_measured_task_says_so_once(grids, store):
+    task = dataclasses.replace(grids["suite"].task, suite_tasks=("niah_single_1", "qa_1"))
+    grids["suite"] = dataclasses.replace(grids["suite"], task=task)
+    specs = grid.grid("laptop", "suite", ("gla",))
+    by = [
+        {"task": name, "group": "", "length": task.home, "accuracy": 1.0, "chance": 0.1, "floor": 0.1}
+        for name in task.suite_tasks
+    ]
+    stored(store, specs, lambda spec: {"suite_by": by, "recall_by": rows((2, 4), task.home, lambda n: 1.0)})
+    seen = observed({"matched": {"suite": specs}})
+    assert set(seen["metric"]) == {"suite", "needle", "singlevalue", "qa"}
+    assert seen.groupby("metric")["tasks"].unique().map(list).to_dict() == {
+        "suite": ["2 of 2"], "needle": ["1 of 1"], "singlevalue": ["1 of 1"], "qa": ["1 of 1"],
+    }  # fmt: skip
+    assert RULES["counting-flat"](seen).reason == "not measured at this scale: cwe_fwe"
+
+
 def test_one_real_run_of_the_smoke_scale_holds_what_the_claims_read(store):
     """Trained, measured and stored: the counter of the text, and recall at each load."""
     from hybrid.data.corpus import load_corpus

@@ -334,6 +334,32 @@ def test_the_suite_has_its_share_of_the_recall_rows():
     assert max(int(batch["input_ids"].max()) for batch in batches) < vocab_size(SUITE)
 
 
+def test_only_the_named_tasks_of_the_suite_are_trained(monkeypatch):
+    made, real = [], suite.sample
+    monkeypatch.setattr(
+        module.suite,
+        "sample",
+        lambda rng, symbols, name, *a, **k: made.append(name) or real(rng, symbols, name, *a, **k),
+    )
+    named = TaskData(replace(SUITE, suite_tasks=("vt", "fwe")), TrainConfig(batch_size=16, warmup=0), 0)
+    for step in range(10):
+        named.train_batch(step)
+    assert set(made) == set(named.suite) == {"vt", "fwe"} and len(made) == 60
+    assert set(TaskData(SUITE, TRAIN, 0).suite) == set(suite.TASKS)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("vt", "niah"), "unknown recall task 'niah'; allowed: niah_"),
+        (("vt", "vt"), "repeated recall task 'vt'"),
+    ],
+)
+def test_a_wrong_task_of_the_suite_is_refused_before_anything_is_drawn(names, message):
+    with pytest.raises(ValueError, match=message):
+        TaskData(replace(SUITE, suite_tasks=names), TRAIN, 0)
+
+
 @pytest.mark.parametrize("name", suite.TASKS)
 def test_suite_questions_are_the_same_for_all_runs_and_batch_sizes(name):
     batches = {}

@@ -1,5 +1,6 @@
 """Measures: models with planted answers get the scores they deserve."""
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -116,5 +117,12 @@ def test_the_summary_is_the_mean_at_the_training_length():
     assert metrics["suite"] == pytest.approx(sum(at_home.values()) / 13)
     assert metrics["needle"] == pytest.approx(sum(at_home[name] for name in NEEDLES) / 8)
     assert len(NEEDLES) == 8 and metrics["recall"] == 1
+    some = TaskData(replace(DATA.task, suite_tasks=("niah_multikey_2", "vt")), DATA.train, 0)
+    of_some = evaluate(Planted(looked_up), some, lengths=(64,))
+    assert [row["task"] for row in of_some["suite_by"]] == ["niah_multikey_2", "vt"]
+    assert of_some["needle"] == at_home["niah_multikey_2"]
+    assert of_some["suite"] == pytest.approx((at_home["niah_multikey_2"] + at_home["vt"]) / 2)
+    without = TaskData(replace(DATA.task, suite_tasks=("vt",)), DATA.train, 0)
+    assert "needle" not in evaluate(Planted(looked_up), without, lengths=(64,))
     brief = evaluate(Planted(looked_up), DATA, lengths=(64,))
     assert {row["length"] for row in brief["suite_by"]} == {64} and brief["suite"] == metrics["suite"]
