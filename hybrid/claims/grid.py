@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hybrid.claims.rules.base import Rule
     from hybrid.config import RunSpec, TaskConfig
 
-GRIDS = {"recall": "recall", "text": "mixture", "suite": "mixture"}
+GRIDS = {"recall": "recall", "text": "text", "suite": "mixture"}
 """Kind of metrics -> the grid of `hybrid.studies.scales` that they are read from; where a scale has none
 of that name, its "mixture"."""
 TEXT = ("loss_bits_per_byte", "last_word")
