@@ -16,10 +16,10 @@ STUDIES = {
 names alone need no PyTorch. What a conversion trains follows from stored selections."""
 
 NEEDED_BY: dict[str, tuple[str, ...]] = {
-    "07_language_modeling": ("mixture",),
+    "07_language_modeling": ("text",),
     "08_recall": ("recall",),
-    "09_pareto": ("mixture",),
-    "10_published_against_ours": ("mixture",),
+    "09_pareto": ("recall", "text"),
+    "10_published_against_ours": ("recall", "text"),
     "12_converting_a_transformer": ("alignment",),
     "13_scoring_layers": ("alignment", "selection"),
     "14_flashmorph": ("alignment", "selection"),
