@@ -12,11 +12,11 @@ from hybrid.config.model import (
     MLPConfig,
     ModelConfig,
     RotaryConfig,
-    StartConfig,
     WindowConfig,
 )
 from hybrid.config.registry import EXPERTS, MIXERS, MLPS
 from hybrid.config.run import RunSpec
+from hybrid.config.start import StartConfig
 from hybrid.config.task import LessonConfig, TaskConfig
 from hybrid.config.train import DECAYS, PRECISIONS, TrainConfig
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from hybrid.config import RunSpec, StartConfig
 from hybrid.config.layout import Layout
-from hybrid.config.model import START_PARTS
+from hybrid.config.start import START_PARTS
 from hybrid.studies.scales import ARMS, scale
 
 MIXERS = ("hgrn", "retnet", "gla", "hgrn2", "deltanet", "gated_deltanet")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybrid.config import MIXERS, AttentionConfig, LinearConfig, MLPConfig, ModelConfig, StartConfig
-from hybrid.config.model import START_PARTS
+from hybrid.config.start import START_PARTS
 from hybrid.models.hybrid_lm import HybridLM
 
 WIDTH, DEPTH = 64, 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.config import StartConfig
-from hybrid.config.model import START_PARTS
+from hybrid.config.start import START_PARTS
 from hybrid.models.cost import parameters
 from hybrid.studies.catalogue import NEEDED_BY, STUDIES, study
 from hybrid.studies.grid import MIXERS, SWEEP_SEED, grid, learning_rate_sweep, ratio_labels, starts
