@@ -17,7 +17,7 @@ from hybrid import cli, selection
 from hybrid.config import MIXERS
 from hybrid.runs import versions
 from hybrid.selection.base import Selector
-from hybrid.studies import golden
+from hybrid.studies import golden, golden_runs
 
 
 def run(home, *arguments, **variables):
@@ -201,4 +201,4 @@ def test_numbers_of_every_training_fall():
     """Independent of the stored numbers: a trajectory of a run that learns nothing would show little."""
     for name in ("mixers", "stacks", "training"):
         for run_name, numbers in golden._stored(name)["runs"].items():
-            assert len(numbers["loss"]) == golden.STEPS and numbers["loss"][-1] < numbers["loss"][0], run_name
+            assert len(numbers["loss"]) == golden_runs.STEPS and numbers["loss"][-1] < numbers["loss"][0], run_name
