@@ -1,4 +1,4 @@
-"""Tiny runs of every kind, too small to learn anything: all that is asked of their numbers is that they stay."""
+"""Tiny runs of every kind, too small to learn anything: all that is asked of their numbers is to stay."""
 
 from __future__ import annotations
 

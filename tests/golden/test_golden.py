@@ -201,4 +201,5 @@ def test_numbers_of_every_training_fall():
     """Independent of the stored numbers: a trajectory of a run that learns nothing would show little."""
     for name in ("mixers", "stacks", "training"):
         for run_name, numbers in golden._stored(name)["runs"].items():
-            assert len(numbers["loss"]) == golden_runs.STEPS and numbers["loss"][-1] < numbers["loss"][0], run_name
+            loss = numbers["loss"]
+            assert len(loss) == golden_runs.STEPS and loss[-1] < loss[0], run_name
