@@ -4,6 +4,7 @@
 #   snakemake --config scale=gpu                 chapters and their runs at another scale
 #   snakemake runs --config study=recall         the runs of one study alone
 
+import json
 import sys
 from pathlib import Path
 
@@ -68,7 +69,12 @@ rule claims:
         "{BIN}/python -m hybrid claims --scale {SCALE} --out {output}"
 
 
-# One chapter at a time, with every core: some of them measure time.
+def threads_of_the_chapter(wildcards):
+    """Every core for a chapter that measures time, as its metadata say; the others share them."""
+    notebook = json.loads((HOME / "notebooks" / f"{wildcards.chapter}.ipynb").read_text(encoding="utf-8"))
+    return workflow.cores if notebook["metadata"].get("measures_time") else 1
+
+
 rule chapter:
     input:
         "notebooks/{chapter}.ipynb",
@@ -80,9 +86,9 @@ rule chapter:
         "book/chapters/{chapter}.json",
     params:
         given="" if SCALE == "laptop" else f"-p scale={SCALE}",
-    threads: workflow.cores
+    threads: threads_of_the_chapter
     shell:
-        "{BIN}/python -m hybrid notebook {wildcards.chapter} {params.given} --out {output[0]}"
+        "OMP_NUM_THREADS={threads} {BIN}/python -m hybrid notebook {wildcards.chapter} {params.given} --out {output[0]}"
 
 
 rule runs:

@@ -107,6 +107,14 @@ def test_a_chapter_runs_at_smoke_scale_from_an_empty_store(chapter, smoke):
             assert cell.metadata.mystnb.figure.caption, f"cell {cell.id} draws without a caption"
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_that_measures_time_gets_the_machine_to_itself(chapter):
+    notebook = read(source_of(chapter))
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    measures = bool(re.search(r"perf_counter|import Timer|hybrid\.bench", code))
+    assert notebook.metadata.get("measures_time", False) == measures
+
+
 def test_parameters_are_read_from_the_tagged_cell(write):
     lines = [
         "a: int = 1  # one",
