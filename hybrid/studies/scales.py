@@ -219,6 +219,7 @@ SCALES: dict[str, dict[str, Scale | Paper]] = {
         "recall_deep": replace(LAPTOP, depth=12, ratios=("pure", "12:1", "6:1", "3:1", "full")),
         "text": replace(
             LAPTOP,
+            ratios=("pure", "3:1", "full"),
             task=TaskConfig(
                 corpus="stdlib:[p-t]*.py",
                 seq_len=128,
